@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Parameter', 'read_notebook', 'notebook_parameters', 'convert', 'check_parameters', 'run_folder', 'save_metrics',
-           'package_hash', 'run_hash', 'RunFailed', 'Run', 'run_notebook', 'plain_markdown', 'to_html']
+           'package_hash', 'run_hash', 'RunFailed', 'Run', 'run_notebook', 'plain_markdown', 'to_html', 'summary']
 
 # %% ../../nbs/50_experiments/02_experiments.ipynb #b91bce3e
 import ast, difflib, functools, hashlib, html, io, json, math, os, re, shutil, sys, tempfile, time, tokenize
@@ -242,3 +242,16 @@ def to_html(nb, title: str) -> str: # a page
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return nbconvert.HTMLExporter(exclude_anchor_links=True).from_notebook_node(nb, {'metadata': {'name': title}})[0]
+
+# %% ../../nbs/50_experiments/02_experiments.ipynb #c9588d0b
+def summary(table # DataFrame of metrics
+           ) -> str: # lines of text
+    "Mean of every number over rows with the same texts (method, hole, ...), and its standard deviation where there are several."
+    import pandas as pd
+    keys = [c for c in table if not pd.api.types.is_numeric_dtype(table[c])]
+    numbers = [c for c in table if c not in keys and c != 'seed']
+    if not keys or not numbers: return table.head(20).to_string(index=False)
+    groups = table.groupby(keys, sort=False)[numbers]
+    mean, std = groups.mean(), groups.std()
+    text = lambda m, s: '-' if math.isnan(m) else f'{m:.2f}' + (f' +- {s:.2f}' if s > 0 else '')
+    return pd.DataFrame({c: [text(m, s) for m, s in zip(mean[c], std[c])] for c in numbers}, index=mean.index).reset_index().to_string(index=False)
