@@ -1,5 +1,5 @@
 ## make demo     restore a real piano clip with the model in the package (the first run installs into .venv)
-## make test     run every test
+## make test     run every test (one file: make test ARGS=tests/test_docs.py)
 ## make book     build the website, offline
 ## make serve    build the website and show it on http://127.0.0.1:8000
 ## make export   write the package and the README from the notebooks
@@ -17,7 +17,7 @@ PORT ?= 8000
 help:
 	@sed -n 's/^## //p' Makefile
 
-$(BIN)/python:
+$(BIN)/pip:
 	@test -n "$(PYTHON)" || { echo "tfinpaint needs Python 3.11 or newer: install it (Debian, Ubuntu: apt install python3.11 python3.11-venv) or name one: make PYTHON=/path/to/python3.11 demo" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@$(PYTHON) -c 'import os, sysconfig as s; exit(not os.path.exists(s.get_path("include") + "/Python.h"))' && { command -v gcc || command -v cc; } >/dev/null || { echo "One dependency (pesq) is compiled: install gcc and Python's headers (Debian, Ubuntu: apt install gcc python3-dev)" >&2; exit 1; }
@@ -25,19 +25,21 @@ $(BIN)/python:
 
 # A stamp per kind of install, newer than pyproject.toml: a changed pyproject.toml installs again.
 # What the tests need includes what the demo needs, so that stamp serves for both.
-.venv/installed-run: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -q -e .
+.venv/installed-run: pyproject.toml | $(BIN)/pip
+	@echo 'Installing tfinpaint into .venv: once, some minutes, several GB (PyTorch)'
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -e .
 	@touch $@
 
-.venv/installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]'
+.venv/installed-dev: pyproject.toml | $(BIN)/pip
+	@echo 'Installing tfinpaint and what its tests and its website need into .venv: once, some minutes, several GB (PyTorch)'
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]'
 	@touch $@ .venv/installed-run
 
 demo: .venv/installed-run
 	@$(BIN)/tfinpaint run $(DEMO)
 
 test: .venv/installed-dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(ARGS)
 
 book: .venv/installed-dev
 	@$(BIN)/python tools/book.py $(BOOK)

@@ -1,5 +1,5 @@
 """pyproject.toml is the truth; settings.ini, environment.yml, _quarto.yml, the table of contents and the citation agree with it."""
-import configparser, re, tomllib
+import configparser, re, shutil, subprocess, sys, tomllib, zipfile
 from pathlib import Path
 import pytest, yaml
 import tfinpaint
@@ -71,6 +71,17 @@ def test_package_data():
     data = {p for p in package.rglob('*') if p.is_file() and p.suffix not in ('.py', '.pyc') and '__pycache__' not in p.parts}
     assert data and not data - shipped
     for weights in package.glob('weights/*.safetensors'): assert weights.with_suffix('.md').is_file(), f'{weights.name} has no model card'
+
+def test_wheel(tmp_path):
+    "The wheel holds every module and every data file, and none of the book."
+    for n in ('tfinpaint', 'pyproject.toml', 'README.md', *PROJECT['license-files']):
+        (shutil.copytree if (ROOT/n).is_dir() else shutil.copy)(ROOT/n, tmp_path/n)
+    build = [sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', str(tmp_path/'dist'), str(tmp_path)]
+    r = subprocess.run(build, capture_output=True, text=True, timeout=300)
+    assert r.returncode == 0, r.stdout + r.stderr
+    wheel, = (tmp_path/'dist').glob('*.whl')
+    inside = {n for n in zipfile.ZipFile(wheel).namelist() if '.dist-info/' not in n}
+    assert inside == {p.relative_to(ROOT).as_posix() for p in (ROOT/'tfinpaint').rglob('*') if p.is_file() and '__pycache__' not in p.parts}
 
 def test_make_targets():
     rules = (ROOT/'Makefile').read_text()

@@ -74,7 +74,7 @@ def test_size(path):
 @each
 def test_finished(path):
     text = '\n'.join(c.source for c in read(path).cells)
-    assert not (m := re.search(r'PENDING|TODO|FIXME|XXX', text)), m[0]
+    assert not (m := re.search(r'PENDING|TODO|FIXME|XXX|SECONDS', text)), m[0]
 
 @each
 def test_title_and_claim(path):
@@ -89,6 +89,16 @@ def test_anatomy(path):
     assert box, 'no "At a glance"'
     for label in ('Questions', 'You will be able to', 'Time', 'Rerun'): assert f'**{label}' in box[1], label
     assert path.relative_to(ROOT).as_posix() in box[1] and f'github/tfinpaint/tfinpaint/blob/main/{path.relative_to(ROOT).as_posix()}' in box[1]
+
+@chapters_that(is_chapter)
+def test_stated_time(path):
+    "The time in the first box is that of the last run, within a factor of four; under 15 s it does not matter."
+    nb = read(path)
+    said = re.search(r'CPU:? (?:~|about |under )?([\d.]+) ?(s|min)\b', '\n'.join(c.source for c in nb.cells[:3]))
+    assert said, 'state it as "CPU: 12 s" or "CPU: about 1.5 min"'
+    if 'tfinpaint' not in nb.metadata: return    # test_outputs_are_of_the_code_on_the_page says so
+    said, ran = float(said[1])*(60 if said[2] == 'min' else 1), nb.metadata['tfinpaint']['seconds']
+    assert max(said, ran) < 15 or 1/4 < said/ran < 4, f'the page says {said:g} s, the run took {ran:g} s'
 
 @chapters_that(is_experiment)
 def test_parameters_cell(path):
