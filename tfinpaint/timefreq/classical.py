@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['interpolate_log_magnitude', 'ar_coefficients', 'gaps', 'ar_interpolate']
 
-# %% ../../nbs/30_timefreq/04_classical.ipynb #fc7538ee
+# %% ../../nbs/30_timefreq/04_classical.ipynb #a4efb618
 import numpy as np
 import torch
 from torch import Tensor
 from scipy.linalg import solve_toeplitz, solveh_banded
 from scipy.ndimage import binary_dilation
-from scipy.signal import fftconvolve
+from scipy.signal import fftconvolve, lfilter, lfiltic
 
 # %% ../../nbs/30_timefreq/04_classical.ipynb #314aa97b
 def _lines(v: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ def ar_coefficients(x: np.ndarray, # samples (n,)
     r[0] *= 1 + 1e-9 # a whiff of white noise keeps the equations solvable
     return np.concatenate([[1.], -solve_toeplitz(r[:-1], r[1:])])
 
-# %% ../../nbs/30_timefreq/04_classical.ipynb #307e5f64
+# %% ../../nbs/30_timefreq/04_classical.ipynb #0a823880
 def _error_gram(a: np.ndarray, n: int, start: int, stop: int) -> np.ndarray: # (min(p, h-1)+1, h) lower bands
     "Bands of A'A, where A takes the samples start..stop-1 of a segment of n to the prediction errors p..n-1 they enter."
     p, h = len(a)-1, stop-start
@@ -82,21 +82,36 @@ def _solve_gap(x: np.ndarray, # segment (n,), any values in the gap
                stop: int, # one past the last
                a: np.ndarray # prediction-error filter (p+1,)
               ) -> np.ndarray: # missing samples (stop-start,)
-    "The missing samples that make the forward and backward prediction errors of the segment least (exact banded Cholesky)."
-    n, h, known = len(x), stop-start, x.copy()
+    "The missing samples that make the prediction errors of the segment, forward and backward, least."
+    n, h, p, known = len(x), stop-start, len(a)-1, x.copy()
     known[start:stop] = 0
+    pull = lambda v: fftconvolve(fftconvolve(v, a, 'valid'), a[::-1])[start:stop] # the gap's part of A'A on the known samples
+    if start >= p and n-stop >= p: # every error of the gap exists: A'A is Toeplitz, and forward and backward errors say the same
+        column = np.correlate(a, a, 'full')[p:]
+        return solve_toeplitz(np.concatenate([column, np.zeros(max(0, h-p-1))])[:h], -pull(known), check_finite=False)
     bands, back = _error_gram(a, n, start, stop), _error_gram(a, n, n-stop, n-start) # backward = forward on the reversed segment
     for d in range(len(bands)): bands[d, :h-d] += back[d, :h-d][::-1]
-    pull = lambda v: fftconvolve(fftconvolve(v, a, 'valid'), a[::-1]) # A'A on the known samples
-    rhs = -(pull(known) + pull(known[::-1])[::-1])[start:stop]
+    rhs = -pull(known) - fftconvolve(fftconvolve(known[::-1], a, 'valid'), a[::-1])[::-1][start:stop]
     return solveh_banded(bands, rhs, lower=True, overwrite_ab=True, check_finite=False)
 
-# %% ../../nbs/30_timefreq/04_classical.ipynb #b34a3dbd
+# %% ../../nbs/30_timefreq/04_classical.ipynb #b5b29516
 def gaps(known: np.ndarray # (L,) bool, True = known
         ) -> list: # (start, stop) of each run of missing samples
     "The runs of missing samples."
     edges = np.flatnonzero(np.diff(np.concatenate([[1], known.astype(np.int8), [1]])))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
+
+def _extrapolate(left: np.ndarray, n: int, order: int) -> np.ndarray: # (n,)
+    "The `n` samples that a linear predictor says come after `left`; they die away."
+    p = min(order, len(left)//3)
+    if p == 0: return np.zeros(n)
+    return lfilter([1.], ar_coefficients(left, p), np.zeros(n), zi=lfiltic([1.], ar_coefficients(left, p), left[:-p-1:-1]))[0]
+
+def _bridge(x: np.ndarray, start: int, stop: int, order: int) -> np.ndarray: # (stop-start,)
+    "A gap too long to connect: each side is predicted on its own, and one fades into the other."
+    n = stop-start
+    fade = np.linspace(0, 1, n) if start and stop < len(x) else np.full(n, float(start == 0))
+    return (1-fade)*_extrapolate(x[:start], n, order) + fade*_extrapolate(x[:stop-1:-1], n, order)[::-1]
 
 def ar_interpolate(wave: Tensor, # (L,) or (B, L); what it holds at missing samples is not used
                    known_samples: Tensor, # (L,) bool, True = known
@@ -105,6 +120,8 @@ def ar_interpolate(wave: Tensor, # (L,) or (B, L); what it holds at missing samp
                    n_iter: int = 10 # rounds of: predictor from the filled segment, samples from the predictor
                   ) -> Tensor: # same shape, the known samples unchanged
     """Gap by gap, the missing samples that a linear predictor of their surroundings explains best.
+
+    A gap longer than twice the context is predicted from both sides without iteration.
 
     Shapes: wave (L,) or (B, L); known_samples (L,).
     Raises: ValueError for shapes that do not fit, a wave that is not finite, or no known sample.
@@ -122,6 +139,7 @@ def ar_interpolate(wave: Tensor, # (L,) or (B, L); what it holds at missing samp
         for start, stop in gaps(known):
             s, e = max(0, start-context), min(len(row), stop+context)
             p = min(order, int(known[s:e].sum())//3)
-            if p == 0: continue # too little sound to predict from: the straight line stays
-            for _ in range(n_iter): row[start:stop] = _solve_gap(row[s:e], start-s, stop-s, ar_coefficients(row[s:e], p))
+            if stop-start > 2*context: row[start:stop] = _bridge(row[s:e], start-s, stop-s, order)
+            elif p > 0: # else too little sound to predict from: the straight line stays
+                for _ in range(n_iter): row[start:stop] = _solve_gap(row[s:e], start-s, stop-s, ar_coefficients(row[s:e], p))
     return torch.where(known_samples.bool(), wave, torch.from_numpy(x.reshape(wave.shape)).to(wave))

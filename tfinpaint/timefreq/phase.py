@@ -20,7 +20,7 @@ def consistency(stft: STFT, # frame
     length = length or stft.hop_length*coef.shape[-1] - 1
     return float((coef - stft.analysis(stft.synthesis(coef, length))).norm()/coef.norm().clamp_min(torch.finfo(coef.real.dtype).tiny))
 
-# %% ../../nbs/30_timefreq/03_phase.ipynb #4e68639e
+# %% ../../nbs/30_timefreq/03_phase.ipynb #343e6a23
 def _check_phase_problem(stft, magnitude, known, mask, length, init, known_wave, known_samples):
     "Shapes that fit together, or a sentence that says which does not."
     want = (stft.n_bins, stft.n_frames(length))

@@ -5,31 +5,33 @@
 # %% auto #0
 __all__ = ['STFT']
 
-# %% ../../nbs/30_timefreq/01_stft.ipynb #457d92dc
+# %% ../../nbs/30_timefreq/01_stft.ipynb #b3aa0760
 from dataclasses import dataclass
 from functools import cached_property
 import torch
 from torch import Tensor
+from torch.nn.functional import fold
 
-# %% ../../nbs/30_timefreq/01_stft.ipynb #89ed806f
+# %% ../../nbs/30_timefreq/01_stft.ipynb #603f1cf9
 @dataclass(frozen=True)
 class STFT:
     """A Gabor frame: Hann-windowed Fourier transforms every `hop_length` samples, scaled so that a full-scale sine peaks at 1.
 
-    Shapes: wave (B, L) real; coefficients (B, F, N) complex with F = n_fft//2 + 1 and N = 1 + L//hop_length.
+    Shapes: wave (B, L) real, L >= 1; coefficients (B, F, N) complex with F = n_fft//2 + 1 and N = 1 + L//hop_length.
     Frame n is centred on sample n*hop_length; the signal is extended by zeros, so analysis is linear.
-    Raises: ValueError for a hop that leaves gaps between windows, or a wave that is not (B, L).
+    Raises: ValueError for an odd n_fft, a hop beyond half a window, a wave that is not (B, L), coefficients that are not (B, F, N).
     Source: Groechenig 2001, chapter 5; conventions of torch.stft.
     """
-    n_fft: int = 510 # length of the Fourier transform [samples]
+    n_fft: int = 510 # length of the Fourier transform [samples], even
     hop_length: int = 128 # distance of two frames [samples]
     win_length: int = None # length of the Hann window [samples]; default n_fft
 
     def __post_init__(self):
         if self.win_length is None: object.__setattr__(self, 'win_length', self.n_fft)
-        if not 0 < self.win_length <= self.n_fft: raise ValueError(f'win_length must lie in 1..n_fft={self.n_fft}, got {self.win_length}')
-        if not 0 < self.hop_length < self.win_length:
-            raise ValueError(f'hop_length must lie in 1..{self.win_length-1} so that the windows overlap, got {self.hop_length}')
+        if self.n_fft < 2 or self.n_fft % 2: raise ValueError(f'n_fft must be even and at least 2, got {self.n_fft}')
+        if not 1 < self.win_length <= self.n_fft: raise ValueError(f'win_length must lie in 2..n_fft={self.n_fft}, got {self.win_length}')
+        if not 0 < self.hop_length <= self.win_length//2:
+            raise ValueError(f'hop_length must lie in 1..{self.win_length//2}, half a window, so that every sample is seen; got {self.hop_length}')
 
     @cached_property
     def window(self) -> Tensor: return torch.hann_window(self.win_length, dtype=torch.float64)
@@ -37,6 +39,8 @@ class STFT:
     def scale(self) -> float: return float(self.window.sum()/2)
     @property
     def n_bins(self) -> int: return self.n_fft//2 + 1
+    @property
+    def redundancy(self) -> float: return self.n_fft/self.hop_length # real numbers per sample
 
     def n_frames(self, length: int) -> int: # number of columns N
         "Number of frames of a wave of `length` samples."
@@ -45,17 +49,40 @@ class STFT:
     def analysis(self, wave: Tensor) -> Tensor: # coefficients (B, F, N)
         "Wave (B, L) to coefficients (B, F, N)."
         if wave.ndim != 2 or not wave.is_floating_point(): raise ValueError(f'expected a real wave (B, L), got {wave.dtype} of shape {tuple(wave.shape)}')
+        if not wave.shape[1]: raise ValueError('the wave is empty: it needs at least one sample')
         return torch.stft(wave, self.n_fft, self.hop_length, self.win_length, self.window.to(wave), center=True,
                           pad_mode='constant', return_complex=True)/self.scale
+
+    def adjoint(self, coef: Tensor, # coefficients (B, F, N)
+                length: int # number of samples L
+               ) -> Tensor: # wave (B, L)
+        "Overlap and add: the transpose of `analysis`, with the bins that have a mirror image counted twice."
+        frames = torch.fft.irfft(coef, self.n_fft, dim=1)*self._padded(coef.real)[:, None]
+        return self._add(frames, length)*(self.n_fft/self.scale)
+
+    def frame_operator(self, length: int, # number of samples L
+                       like: Tensor # real; gives dtype and device
+                      ) -> Tensor: # (L,) > 0
+        "What analysis and its adjoint do to each sample: a factor, the sum of the squared windows over it."
+        frames = (self._padded(like)**2)[None, :, None].expand(1, -1, self.n_frames(length))
+        return self._add(frames, length)[0]*(self.n_fft/self.scale**2)
 
     def synthesis(self, coef: Tensor, # coefficients (B, F, N)
                   length: int # number of samples L
                  ) -> Tensor: # wave (B, L)
         "The canonical dual: the wave whose analysis is nearest to `coef` in the least-squares sense."
-        if coef.ndim != 3 or coef.shape[1] != self.n_bins: raise ValueError(f'expected coefficients (B, {self.n_bins}, N), got shape {tuple(coef.shape)}')
-        # zeros on both sides reach the ends of the extended signal, where torch's own inverse has no window left
-        return torch.istft(coef*self.scale, self.n_fft, self.hop_length, self.win_length, self.window.to(coef.real), center=True, length=length)
+        if coef.ndim != 3 or coef.shape[1:] != (self.n_bins, self.n_frames(length)):
+            raise ValueError(f'expected coefficients (B, {self.n_bins}, {self.n_frames(length)}) for {length} samples, got shape {tuple(coef.shape)}')
+        return self.adjoint(coef, length)/self.frame_operator(length, coef.real)
 
     def segment(self, wave: Tensor) -> Tensor: # coefficients (B, F, N)
         "Coefficients of a stretch (B, n_fft + (N-1)*hop_length) cut out of a longer wave: only frames that lie fully inside."
         return torch.stft(wave, self.n_fft, self.hop_length, self.win_length, self.window.to(wave), center=False, return_complex=True)/self.scale
+
+    def _padded(self, like: Tensor) -> Tensor: # (n_fft,) the window, centred
+        left = (self.n_fft-self.win_length)//2
+        return torch.nn.functional.pad(self.window.to(like), (left, self.n_fft-self.win_length-left))
+
+    def _add(self, frames: Tensor, length: int) -> Tensor: # (B, n_fft, N) to (B, L)
+        total = self.n_fft + self.hop_length*(frames.shape[-1]-1)
+        return fold(frames, (1, total), (1, self.n_fft), stride=(1, self.hop_length))[:, 0, 0, self.n_fft//2:self.n_fft//2+length]
