@@ -6,12 +6,11 @@
 __all__ = ['Parameter', 'read_notebook', 'notebook_parameters', 'convert', 'check_parameters', 'run_folder', 'save_metrics',
            'package_hash', 'run_hash', 'RunFailed', 'Run', 'run_notebook', 'plain_markdown', 'to_html', 'summary']
 
-# %% ../../nbs/50_experiments/02_experiments.ipynb #b91bce3e
+# %% ../../nbs/50_experiments/02_experiments.ipynb #9de9d11e
 import ast, difflib, functools, hashlib, html, io, json, math, os, re, shutil, sys, tempfile, time, tokenize
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
-from ..diffusion.training import write_atomic
 
 # %% ../../nbs/50_experiments/02_experiments.ipynb #949c18d0
 @dataclass(frozen=True)
@@ -94,7 +93,12 @@ def check_parameters(parameters: dict, # {name: Parameter} of a notebook
     if problems: raise ValueError('; '.join(problems) + '; valid are: ' + ', '.join(f'{p.name}: {p.type} = {p.default!r}' for p in parameters.values()))
     return {n: convert(p, values.get(n, p.default)) for n, p in parameters.items()}
 
-# %% ../../nbs/50_experiments/02_experiments.ipynb #8dedc1e4
+# %% ../../nbs/50_experiments/02_experiments.ipynb #0f48ce0b
+def _write(path, write): # whole or not at all; a twin of diffusion.training.write_atomic, without the seconds that importing torch takes
+    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}-', suffix=path.suffix); os.close(fd)
+    try: write(Path(tmp)); os.chmod(tmp, 0o644); os.replace(tmp, path)
+    except BaseException: Path(tmp).unlink(missing_ok=True); raise
+
 def run_folder() -> Path: # exists
     "The folder of this run, or a temporary one where no run is going on."
     if run := os.environ.get('TFINPAINT_RUN_DIR'):
@@ -112,7 +116,7 @@ def save_metrics(table # a DataFrame, or a list of dicts: one row per method, cl
     "Write the results of a run to metrics.parquet in its folder."
     import pandas as pd
     table = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
-    write_atomic(run_folder()/'metrics.parquet', lambda p: table.to_parquet(p, index=False))
+    _write(run_folder()/'metrics.parquet', lambda p: table.to_parquet(p, index=False))
     return table
 
 # %% ../../nbs/50_experiments/02_experiments.ipynb #3addd0b9
@@ -157,7 +161,7 @@ class Run:
         path = self.folder/'metrics.parquet'
         return pd.read_parquet(path) if path.exists() else None
 
-# %% ../../nbs/50_experiments/02_experiments.ipynb #16a1f4e5
+# %% ../../nbs/50_experiments/02_experiments.ipynb #334c809b
 def run_notebook(notebook: Path, # .ipynb with a cell tagged `parameters`
                  params: dict = None, # {name: value or text}; the others keep their defaults
                  out: Path = Path('runs'), # runs go to out/<name of the notebook>/<hash>/
@@ -175,12 +179,12 @@ def run_notebook(notebook: Path, # .ipynb with a cell tagged `parameters`
     if (folder/'done').exists() and not force:
         return Run(folder, True, json.loads((folder/'done').read_text())['seconds'])
     _clear(folder)
-    write_atomic(folder/'params.yaml', lambda p: p.write_text(_yaml(values)))
+    _write(folder/'params.yaml', lambda p: p.write_text(_yaml(values)))
     start = time.monotonic()
     nb = _execute(nb, {k: str(_file(v) or v) if isinstance(v, str) else v for k, v in values.items()}, folder, Path(notebook).name, progress)
-    write_atomic(folder/'out.html', lambda p: p.write_text(to_html(nb, Path(notebook).stem), encoding='utf-8'))
+    _write(folder/'out.html', lambda p: p.write_text(to_html(nb, Path(notebook).stem), encoding='utf-8'))
     seconds = round(time.monotonic()-start, 1)
-    write_atomic(folder/'done', lambda p: p.write_text(json.dumps(dict(seconds=seconds, package=package_hash()[:12], python=sys.version.split()[0]))))
+    _write(folder/'done', lambda p: p.write_text(json.dumps(dict(seconds=seconds, package=package_hash()[:12], python=sys.version.split()[0]))))
     return Run(folder, False, seconds)
 
 def _clear(folder): # an empty folder; only what a run has made is ever deleted
@@ -194,14 +198,14 @@ def _yaml(values):
     import yaml
     return yaml.safe_dump(values, sort_keys=False)
 
-# %% ../../nbs/50_experiments/02_experiments.ipynb #856ed809
+# %% ../../nbs/50_experiments/02_experiments.ipynb #ba8ce9f7
 def _execute(nb, values, folder, name, progress): # the executed notebook
     import copy, logging, papermill
     from papermill.exceptions import PapermillExecutionError
     nb, saved = copy.deepcopy(nb), os.environ.get('TFINPAINT_RUN_DIR')
     for c in nb.cells:
         if c.cell_type == 'code' and re.search(r'^\s*#\s*\|\s*eval\s*:\s*false\s*$', c.source, re.M): c.metadata['tags'] = [*c.metadata.get('tags', []), 'skip-execution']
-    for log in ('papermill', 'papermill.translators'): logging.getLogger(log).setLevel(logging.ERROR)
+    for log in ('papermill', 'papermill.translators'): logging.getLogger(log).setLevel(logging.CRITICAL)
     os.environ['TFINPAINT_RUN_DIR'] = str(folder)
     try:
         return papermill.execute_notebook(nb, folder/'out.ipynb', values, kernel_name='python3', language='python', cwd=folder, progress_bar=progress,
@@ -210,6 +214,9 @@ def _execute(nb, values, folder, name, progress): # the executed notebook
         line = re.sub(r'\x1b\[[0-9;]*m', '', str(e.evalue)).strip().split('\n')[0]
         declared = next(i for i, c in enumerate(nb.cells) if 'parameters' in c.metadata.get('tags', []))
         raise RunFailed(f'cell {e.cell_index + (e.cell_index <= declared or not values)} of {name} stopped with {e.ename}: {line} (the notebook as it stopped: {folder/"out.ipynb"})', e.ename, folder) from None
+    except KeyboardInterrupt:
+        logging.getLogger('asyncio').setLevel(logging.CRITICAL) # the cell that was waited for need not complain
+        raise
     finally:
         os.environ.pop('TFINPAINT_RUN_DIR') if saved is None else os.environ.__setitem__('TFINPAINT_RUN_DIR', saved)
 
