@@ -1,0 +1,152 @@
+"""What spans the modules of Part I: round trips over all schedules, parity with diffusers, and training runs that are killed."""
+import hashlib, os, signal, subprocess, sys, textwrap, time
+from pathlib import Path
+import numpy as np
+import pytest, torch, yaml
+from hypothesis import given, settings, strategies as st
+from tfinpaint.diffusion.ddpm import NetDenoiser, from_output, p_sample, posterior, to_v
+from tfinpaint.diffusion.schedule import cosine_schedule, linear_schedule, q_sample, q_step, respaced
+from tfinpaint.diffusion.training import TrainConfig, Trainer, load_weights, step_generator
+from tfinpaint.diffusion.unet import UNet
+
+@st.composite
+def schedules(draw):
+    s = draw(st.sampled_from([linear_schedule, cosine_schedule]))(draw(st.integers(2, 400)))
+    return respaced(s, draw(st.integers(1, s.n_steps))) if draw(st.booleans()) else s
+
+def randn(*shape, seed=0): return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+# properties
+
+@settings(max_examples=60, deadline=None)
+@given(schedules(), st.data(), st.sampled_from(['v', 'eps', 'x0']), st.integers(0, 2**31))
+def test_every_parametrisation_gives_back_signal_and_noise(s, data, predicts, seed):
+    t = torch.tensor(data.draw(st.lists(st.integers(1, s.n_steps), min_size=3, max_size=3)))
+    x0, eps = randn(2, 3, 2, 4, seed=seed)
+    x_t = q_sample(s, x0, t, eps)
+    got = from_output(s, {'v': to_v(s, x0, eps, t), 'eps': eps, 'x0': x0}[predicts], x_t, t, predicts)
+    amplified = 1 + (s.snr[t].clamp(1e-12)**(.5 if predicts == 'x0' else -.5)).max().item() # an error of rounding grows by this
+    assert (got[0]-x0).abs().max() < 1e-12*amplified and (got[1]-eps).abs().max() < 1e-12*amplified
+
+@settings(max_examples=40, deadline=None)
+@given(schedules(), st.data())
+def test_any_stretch_of_the_chain_is_one_jump(s, data):
+    a, b = sorted(data.draw(st.lists(st.integers(0, s.n_steps), min_size=2, max_size=2)))
+    c, basis = torch.eye(1, b-a+1, dtype=torch.float64), torch.eye(b-a+1, dtype=torch.float64)
+    for i, t in enumerate(range(a+1, b+1), 1): c = q_step(s, c, t, basis[i:i+1])
+    ratio = (s.alpha_bar[b]/s.alpha_bar[a]).item()
+    assert abs(c[0, 0].item() - ratio**.5) < 1e-12 and abs(c[0, 1:].square().sum().item() - (1-ratio)) < 1e-12
+
+@settings(max_examples=40, deadline=None)
+@given(schedules(), st.data())
+def test_posterior_and_forward_process_agree(s, data):
+    "Averaged over q(x_t | x0), the posterior is q(x_{t-1} | x0): mean and variance, exactly."
+    t = data.draw(st.integers(1, s.n_steps))
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    (c0, var), (ct, _) = posterior(s, one, zero, t), posterior(s, zero, one, t)
+    now, before = s.alpha_bar[t], s.alpha_bar[t-1]
+    assert abs(c0 + ct*now.sqrt() - before.sqrt()) < 1e-10 and abs(ct**2*(1-now) + var - (1-before)) < 1e-10
+
+# parity with diffusers
+
+def scheduler(name, **kw):
+    diffusers = pytest.importorskip('diffusers')
+    return diffusers.DDPMScheduler(1000, beta_schedule={'linear': 'linear', 'cosine': 'squaredcos_cap_v2'}[name], beta_start=1e-4, beta_end=.02, clip_sample=False, **kw)
+
+OURS = {'linear': linear_schedule(), 'cosine': cosine_schedule()}
+
+@pytest.mark.parametrize('name', OURS)
+def test_tables_equal_those_of_diffusers(name):
+    theirs, ours = scheduler(name), OURS[name]
+    np.testing.assert_allclose(ours.beta[1:], theirs.betas.double(), rtol=2e-6, atol=1e-7)
+    np.testing.assert_allclose(ours.alpha_bar[1:], theirs.alphas_cumprod.double(), rtol=2e-5, atol=1e-7)
+
+def test_respaced_levels_equal_those_of_diffusers():
+    theirs = scheduler('linear', timestep_spacing='linspace'); theirs.set_timesteps(250)
+    assert (respaced(OURS['linear'], 250).timesteps[1:].flip(0) - 1).tolist() == theirs.timesteps.tolist()
+
+@pytest.mark.parametrize('name', OURS)
+@pytest.mark.parametrize('predicts', ['eps', 'x0', 'v'])
+@pytest.mark.parametrize('variance', ['posterior', 'beta', 'learned'])
+@pytest.mark.parametrize('n_steps', [1000, 250])
+def test_reverse_step_equals_that_of_diffusers(name, predicts, variance, n_steps):
+    theirs = scheduler(name, prediction_type={'eps': 'epsilon', 'x0': 'sample', 'v': 'v_prediction'}[predicts],
+                       variance_type={'posterior': 'fixed_small', 'beta': 'fixed_large', 'learned': 'learned_range'}[variance])
+    s = respaced(OURS[name], n_steps)
+    theirs.set_timesteps(timesteps=(s.timesteps[1:]-1).flip(0).tolist())
+    for t in (n_steps-n_steps//20, n_steps//2, n_steps//8): # single precision of their tables limits the comparison at both ends
+        x, out = randn(2, 3, 4, 4, seed=t).float(), randn(2, 6 if variance == 'learned' else 3, 4, 4, seed=t+1).float().clamp(-1, 1)
+        ours = p_sample(s, NetDenoiser(lambda x_t, step: out, s, predicts, variance), x, t, torch.Generator().manual_seed(t))
+        want = theirs.step(out, int(s.timesteps[t])-1, x, generator=torch.Generator().manual_seed(t)).prev_sample
+        assert (ours-want).abs().max() < 1e-5*max(1, want.abs().max().item()), t
+
+# what must not change, or the shipped weights and the runs that made them are lost
+
+def test_layout_of_the_network_is_frozen():
+    import tfinpaint
+    config = yaml.safe_load((Path(tfinpaint.__file__).parent/'configs'/'piano_16k.yaml').read_text())['network']
+    with torch.device('meta'): net = UNet(**config)
+    layout = repr([(k, tuple(v.shape)) for k, v in net.state_dict().items()])
+    assert [k for k, _ in net.named_parameters()] == list(net.state_dict()) # the order that the optimiser's state counts in
+    assert hashlib.sha256(layout.encode()).hexdigest()[:16] == '72480800d618b62a'
+
+def test_random_streams_of_seed_0_are_frozen():
+    for step in (0, 7, 10**6): assert step_generator(0, step).initial_seed() == step_generator(0, step, 1).initial_seed() == step
+
+def test_streams_of_any_two_seeds_are_different():
+    draws = {tuple(torch.randn(3, generator=step_generator(seed, step, stream)).tolist()) for seed in range(1, 9) for step in range(3) for stream in range(3)}
+    assert len(draws) == 72
+
+# training runs that meet the world
+
+def tiny(folder, **kw):
+    torch.manual_seed(0)
+    return Trainer(UNet(channels=8, multipliers=(1,), attention=()), cosine_schedule(20), lambda n, g: torch.randn(n, 1, 8, 8, generator=g),
+                   TrainConfig(**{**dict(n_steps=4, batch_size=2, valid_every=2, save_every=2, sample_every=2), **kw}), folder)
+
+def test_log_and_files_of_a_run(tmp_path):
+    trainer = tiny(tmp_path).fit(progress=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['curve.csv', 'ema.safetensors', 'last.pt', 'tensorboard']
+    assert any(p.stat().st_size > 1000 for p in (tmp_path/'tensorboard').iterdir())
+    state, meta = load_weights(tmp_path/'ema.safetensors')
+    assert meta['steps'] == 4 and all((state[k]-v).abs().max() < 1e-3 for k, v in trainer.ema.state_dict().items())
+
+RUN = '''
+    import sys, resource
+    sys.path.insert(0, {tests!r})
+    from test_diffusion import tiny
+    trainer = tiny({folder!r}, n_steps=10**9, save_every=5)
+    trainer.resume()
+    {change}
+    print('started', flush=True)
+    trainer.fit(progress=False, log=False)
+'''
+
+def start(folder, change='pass'):
+    code = textwrap.dedent(RUN).format(tests=str(Path(__file__).parent), folder=str(folder), change=change)
+    return subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+
+def test_a_run_ended_by_sigterm_saves_a_whole_step(tmp_path): # Ctrl-C is tested in the chapter
+    p = start(tmp_path)
+    assert p.stdout.readline() == 'started\n'
+    for _ in range(1200):
+        if (tmp_path/'last.pt').exists(): break
+        time.sleep(.05)
+    p.terminate()
+    assert p.wait(120) == -signal.SIGTERM
+    p.communicate()
+    killed, again = tiny(tmp_path), tiny(tmp_path/'again', n_steps=0)
+    assert killed.resume() and killed.step >= 5
+    again.config.n_steps = killed.step # the uninterrupted run to the same step
+    again.fit(progress=False, log=False)
+    for net in ('net', 'ema'):
+        for x, y in zip(getattr(killed, net).parameters(), getattr(again, net).parameters()): torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-6)
+
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path):
+    tiny(tmp_path, n_steps=2).fit(progress=False, log=False)
+    before = (tmp_path/'last.pt').read_bytes()
+    p = start(tmp_path, 'resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))') # no file may grow beyond 20 kB
+    out, err = p.communicate(timeout=120)
+    assert p.returncode == 1 and 'cannot write' in err.splitlines()[-1] and 'last.pt' in err.splitlines()[-1]
+    assert (tmp_path/'last.pt').read_bytes() == before
+    assert not [f for f in tmp_path.iterdir() if f.name.startswith('.')], 'a half-written file is left'
