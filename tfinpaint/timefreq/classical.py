@@ -13,15 +13,18 @@ from scipy.linalg import solve_toeplitz, solveh_banded
 from scipy.ndimage import binary_dilation
 from scipy.signal import fftconvolve, lfilter, lfiltic
 
-# %% ../../nbs/30_timefreq/04_classical.ipynb #314aa97b
-def _lines(v: np.ndarray, known: np.ndarray) -> np.ndarray:
-    "Fill the places of the last axis where `known` (N,) is False by straight lines; beyond the ends the nearest value."
-    at = np.flatnonzero(known)
-    x = np.arange(len(known))
-    i = np.clip(np.searchsorted(at, x, 'right') - 1, 0, len(at)-1)
-    left, right = at[i], at[np.minimum(i+1, len(at)-1)]
-    w = np.where(right > left, np.clip((x-left)/np.maximum(right-left, 1), 0, 1), 0.)
-    return np.where(known, v, v[..., left]*(1-w) + v[..., right]*w)
+# %% ../../nbs/30_timefreq/04_classical.ipynb #1507a8c7
+def _lines(v: np.ndarray, # values (..., n)
+           known: np.ndarray # bool, broadcasts to v; each line that matters has a known place
+          ) -> np.ndarray: # v, its unknown places filled
+    "Straight lines along the last axis between known values; beyond the ends the nearest one."
+    n, i = known.shape[-1], np.arange(known.shape[-1])
+    left = np.maximum.accumulate(np.where(known, i, -1), -1) # nearest known place on either side, -1 or n where there is none
+    right = np.minimum.accumulate(np.where(known, i, n)[..., ::-1], -1)[..., ::-1]
+    a, b = np.where(left < 0, right, left), np.where(right == n, left, right)
+    w = np.where(b > a, (i-a)/np.maximum(b-a, 1), 0.)
+    take = lambda at: np.take_along_axis(v, np.broadcast_to(np.clip(at, 0, n-1), v.shape), -1)
+    return np.where(known, v, take(a)*(1-w) + take(b)*w)
 
 def _triangles(v: np.ndarray, known: np.ndarray) -> np.ndarray:
     "Fill the cells of v (B, F, N) where `known` (F, N) is False on Delaunay triangles; outside their hull the nearest value."
@@ -36,24 +39,25 @@ def _triangles(v: np.ndarray, known: np.ndarray) -> np.ndarray:
     v[:, ~known] = fill.T
     return v
 
-def interpolate_log_magnitude(db: Tensor, # levels (B, F, N) [dB]
-                              mask: Tensor # (F, N), 1 = known
+# %% ../../nbs/30_timefreq/04_classical.ipynb #8b47c0d5
+def interpolate_log_magnitude(db: Tensor, # levels (B, F, N) [dB]; what they hold at missing cells is not used
+                              mask: Tensor, # (F, N), 1 = known
+                              along: str = 'time' # 'time': lines along time, lost rows along frequency; 'triangles': Delaunay
                              ) -> Tensor: # (B, F, N) [dB], the known cells unchanged
-    """Straight-line interpolation of a log-magnitude: along time for lost columns, along frequency for lost rows, on triangles else.
+    """Straight-line interpolation of a log-magnitude over a hole of any shape.
 
     Shapes: db (B, F, N); mask (F, N).
-    Raises: ValueError for a mask of another shape, or one without a known cell.
+    Raises: ValueError for a mask of another shape, one without a known cell, or an unknown `along`.
     """
     known = mask.bool().cpu().numpy()
-    if db.ndim != 3 or known.shape != tuple(db.shape[1:]): raise ValueError(f'expected db (B, F, N) and mask (F, N), got {tuple(db.shape)} and {tuple(mask.shape)}')
+    if db.ndim != 3 or known.shape != tuple(db.shape[1:]):
+        raise ValueError(f'expected db (B, F, N) and mask (F, N), got {tuple(db.shape)} and {tuple(mask.shape)}')
+    if along not in ('time', 'triangles'): raise ValueError(f"along must be 'time' or 'triangles', got {along!r}")
     if not known.any(): raise ValueError('the mask marks every cell as missing: there is nothing to interpolate from')
-    if known.all(): return db.clone()
-    v = db.detach().cpu().double().numpy()
-    cols, rows = known.any(0), known.any(1) # a lost column has no known cell
-    if (known == cols).all(): v = _lines(v, cols)
-    elif (known == rows[:, None]).all(): v = _lines(v.swapaxes(1, 2), rows).swapaxes(1, 2)
-    else: v = _triangles(v, known)
-    return torch.where(mask.bool(), db, torch.from_numpy(v).to(db))
+    v, rows = db.detach().cpu().double().numpy(), known.any(1) # a lost row has no known cell
+    if along == 'triangles' and not known.all(): v = _triangles(v, known)
+    else: v = _lines(_lines(v, known).swapaxes(1, 2), rows).swapaxes(1, 2)
+    return torch.where(mask.to(db.device).bool(), db, torch.from_numpy(v).to(db))
 
 # %% ../../nbs/30_timefreq/04_classical.ipynb #e9ea1475
 def ar_coefficients(x: np.ndarray, # samples (n,)
@@ -94,7 +98,7 @@ def _solve_gap(x: np.ndarray, # segment (n,), any values in the gap
     rhs = -pull(known) - fftconvolve(fftconvolve(known[::-1], a, 'valid'), a[::-1])[::-1][start:stop]
     return solveh_banded(bands, rhs, lower=True, overwrite_ab=True, check_finite=False)
 
-# %% ../../nbs/30_timefreq/04_classical.ipynb #b5b29516
+# %% ../../nbs/30_timefreq/04_classical.ipynb #9e5c577b
 def gaps(known: np.ndarray # (L,) bool, True = known
         ) -> list: # (start, stop) of each run of missing samples
     "The runs of missing samples."
@@ -113,6 +117,7 @@ def _bridge(x: np.ndarray, start: int, stop: int, order: int) -> np.ndarray: # (
     fade = np.linspace(0, 1, n) if start and stop < len(x) else np.full(n, float(start == 0))
     return (1-fade)*_extrapolate(x[:start], n, order) + fade*_extrapolate(x[:stop-1:-1], n, order)[::-1]
 
+# %% ../../nbs/30_timefreq/04_classical.ipynb #135a7431
 def ar_interpolate(wave: Tensor, # (L,) or (B, L); what it holds at missing samples is not used
                    known_samples: Tensor, # (L,) bool, True = known
                    order: int = 1024, # of the linear predictor; shortened where the context is short
@@ -136,10 +141,10 @@ def ar_interpolate(wave: Tensor, # (L,) or (B, L); what it holds at missing samp
     if not np.isfinite(x[:, known]).all(): raise ValueError('the wave holds NaN or infinite samples among the known ones: mark them as missing')
     x = _lines(np.where(known, x, 0), known)
     for row in x:
-        for start, stop in gaps(known):
-            s, e = max(0, start-context), min(len(row), stop+context)
-            p = min(order, int(known[s:e].sum())//3)
-            if stop-start > 2*context: row[start:stop] = _bridge(row[s:e], start-s, stop-s, order)
-            elif p > 0: # else too little sound to predict from: the straight line stays
-                for _ in range(n_iter): row[start:stop] = _solve_gap(row[s:e], start-s, stop-s, ar_coefficients(row[s:e], p))
+        for i in range(n_iter): # all gaps in turn, so that each learns from its restored neighbours
+            for start, stop in gaps(known):
+                s, e = max(0, start-context), min(len(row), stop+context)
+                p = min(order, int(known[s:e].sum())//3)
+                if stop-start > 2*context: row[start:stop] = _bridge(row[s:e], start-s, stop-s, order) if i == 0 else row[start:stop]
+                elif p > 0: row[start:stop] = _solve_gap(row[s:e], start-s, stop-s, ar_coefficients(row[s:e], p))
     return torch.where(known_samples.bool(), wave, torch.from_numpy(x.reshape(wave.shape)).to(wave))

@@ -20,7 +20,7 @@ def consistency(stft: STFT, # frame
     length = length or stft.hop_length*coef.shape[-1] - 1
     return float((coef - stft.analysis(stft.synthesis(coef, length))).norm()/coef.norm().clamp_min(torch.finfo(coef.real.dtype).tiny))
 
-# %% ../../nbs/30_timefreq/03_phase.ipynb #343e6a23
+# %% ../../nbs/30_timefreq/03_phase.ipynb #bd9ea245
 def _check_phase_problem(stft, magnitude, known, mask, length, init, known_wave, known_samples):
     "Shapes that fit together, or a sentence that says which does not."
     want = (stft.n_bins, stft.n_frames(length))
@@ -28,15 +28,18 @@ def _check_phase_problem(stft, magnitude, known, mask, length, init, known_wave,
         raise ValueError(f'magnitude must be (B, {want[0]}, {want[1]}) for {length} samples, got {tuple(magnitude.shape)}')
     if magnitude.is_complex() or not (magnitude >= 0).all() or not torch.isfinite(magnitude).all():
         raise ValueError('magnitude must be real, finite and not negative: take coef.abs()')
-    if known is not None and known.shape != magnitude.shape: raise ValueError(f'known must have the shape {tuple(magnitude.shape)} of magnitude, got {tuple(known.shape)}')
+    if known is not None and known.shape != magnitude.shape:
+        raise ValueError(f'known must have the shape {tuple(magnitude.shape)} of magnitude, got {tuple(known.shape)}')
     if (known is None) != (mask is None): raise ValueError('known and mask belong together: give both, or None for both')
-    if mask is not None and tuple(mask.shape) not in (want, tuple(magnitude.shape)): raise ValueError(f'mask must be (F, N) = {want}, got {tuple(mask.shape)}')
+    if mask is not None and tuple(mask.shape) not in (want, tuple(magnitude.shape)):
+        raise ValueError(f'mask must be (F, N) = {want}, got {tuple(mask.shape)}')
     if (known_wave is None) != (known_samples is None): raise ValueError('known_wave and known_samples belong together: give both, or None for both')
     waves = {'known_wave': known_wave, 'init': init if init is None or init.ndim == 2 else None}
     for name, wave in waves.items():
         if wave is not None and tuple(wave.shape) != (len(magnitude), length):
             raise ValueError(f'{name} must be (B, L) = {(len(magnitude), length)}, got {tuple(wave.shape)}')
-    if known_samples is not None and tuple(known_samples.shape) != (length,): raise ValueError(f'known_samples must be ({length},), got {tuple(known_samples.shape)}')
+    if known_samples is not None and tuple(known_samples.shape) != (length,):
+        raise ValueError(f'known_samples must be ({length},), got {tuple(known_samples.shape)}')
 
 # %% ../../nbs/30_timefreq/03_phase.ipynb #599af48f
 def griffin_lim(stft: STFT, # frame

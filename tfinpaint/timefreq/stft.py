@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import fold
 
-# %% ../../nbs/30_timefreq/01_stft.ipynb #603f1cf9
+# %% ../../nbs/30_timefreq/01_stft.ipynb #a09a7f3a
 @dataclass(frozen=True)
 class STFT:
     """A Gabor frame: Hann-windowed Fourier transforms every `hop_length` samples, scaled so that a full-scale sine peaks at 1.
@@ -48,7 +48,8 @@ class STFT:
 
     def analysis(self, wave: Tensor) -> Tensor: # coefficients (B, F, N)
         "Wave (B, L) to coefficients (B, F, N)."
-        if wave.ndim != 2 or not wave.is_floating_point(): raise ValueError(f'expected a real wave (B, L), got {wave.dtype} of shape {tuple(wave.shape)}')
+        if wave.ndim != 2 or not wave.is_floating_point():
+            raise ValueError(f'expected a real wave (B, L), got {wave.dtype} of shape {tuple(wave.shape)}')
         if not wave.shape[1]: raise ValueError('the wave is empty: it needs at least one sample')
         return torch.stft(wave, self.n_fft, self.hop_length, self.win_length, self.window.to(wave), center=True,
                           pad_mode='constant', return_complex=True)/self.scale

@@ -138,7 +138,7 @@ def frame_mask(known: Tensor, # (L,) bool, True = known sample
     lost = missing[(first+w-1).clamp(0, len(known))] - missing[first.clamp(0, len(known))]
     return lost == 0
 
-# %% ../../nbs/30_timefreq/02_tfmasks.ipynb #6ac64d4e
+# %% ../../nbs/30_timefreq/02_tfmasks.ipynb #3c422ed2
 def cell_mask(holes: list, # holes
               stft: STFT, # frame
               length: int, # samples of the wave L
@@ -152,17 +152,19 @@ def cell_mask(holes: list, # holes
         rows = (f_hz >= h.lo_hz - 1e-3) & (f_hz <= h.hi_hz + 1e-3)
         cols = torch.ones_like(t_s, dtype=torch.bool) if h.kind == 'band' else (t_s >= h.t0_s - 1e-6) & (t_s <= h.t1_s + 1e-6)
         if not (rows.any() and cols.any()):
-            raise ValueError(f'the {h} holds no cell of the spectrogram (cells are {1000*stft.hop_length/sr:.3g} ms by {sr/stft.n_fft:.3g} Hz): make it larger')
+            size = f'{1000*stft.hop_length/sr:.3g} ms by {sr/stft.n_fft:.3g} Hz'
+            raise ValueError(f'the {h} holds no cell of the spectrogram (cells are {size}): make it larger')
         known &= ~(rows[:, None] & cols)
     if not known.any(): raise ValueError('no cell of the spectrogram is known: make the holes smaller')
     return known
 
-# %% ../../nbs/30_timefreq/02_tfmasks.ipynb #5c36d07b
+# %% ../../nbs/30_timefreq/02_tfmasks.ipynb #479dc164
 def coverage(mask: Tensor # bool or 0/1, 1 = known
             ) -> float: # fraction missing, 0..1
     "Fraction of the mask that is missing."
     return float((~mask.bool()).double().mean())
 
+# %% ../../nbs/30_timefreq/02_tfmasks.ipynb #a4c5752a
 def _count(coverage: float, n: int, what: str) -> int:
     "How many of `n` things are missing, at least one known and one missing."
     if not 0 < coverage < 1: raise ValueError(f'coverage is the missing fraction, between 0 and 1 (both excluded), got {coverage}')
@@ -171,7 +173,8 @@ def _count(coverage: float, n: int, what: str) -> int:
 
 def _stretches(n: int, missing: int, pieces: int, generator) -> Tensor: # (n,) bool, True = known
     "`missing` of `n` places in `pieces` separate stretches at random places."
-    if not 1 <= pieces <= min(missing, n-missing+1): raise ValueError(f'{missing} of {n} cannot be missing in {pieces} separate pieces: ask for fewer')
+    if not 1 <= pieces <= min(missing, n-missing+1):
+        raise ValueError(f'{missing} of {n} cannot be missing in {pieces} separate pieces: ask for fewer')
     cut = torch.sort(torch.randperm(missing-1, generator=generator)[:pieces-1] + 1).values # sizes of the holes: at least 1
     sizes = torch.diff(torch.cat([torch.tensor([0]), cut, torch.tensor([missing])]))
     place = torch.sort(torch.randperm(n-missing+1, generator=generator)[:pieces]).values # known places before each hole: all different
@@ -209,10 +212,10 @@ def scattered_mask(n_bins: int, # F
     known[torch.randperm(len(known), generator=generator)[:_count(coverage, len(known), 'cells')]] = False
     return known.reshape(n_bins, n_frames)
 
-# %% ../../nbs/30_timefreq/02_tfmasks.ipynb #932ecac5
+# %% ../../nbs/30_timefreq/02_tfmasks.ipynb #dce8179e
 def box_mask(n_bins: int, # F
              n_frames: int, # N
-             coverage: float, # missing fraction, 0..1; exact to half a column of the box
+             coverage: float, # missing fraction, 0..1; exact to one column or row
              height: float = None, # share of the bins that the box covers, 0..1; default: the same share of both axes
              generator: torch.Generator = None # source of randomness
             ) -> Tensor: # (F, N) bool, True = known
@@ -220,14 +223,14 @@ def box_mask(n_bins: int, # F
     n = _count(coverage, n_bins*n_frames, 'cells')
     h = min(n_bins, max(math.ceil(n/n_frames), 1, round(n_bins*(math.sqrt(coverage) if height is None else height))))
     w = min(n_frames, max(1, round(n/h)))
-    if h*w == n_bins*n_frames: raise ValueError(f'a box of {coverage:.3g} of {n_bins} x {n_frames} cells would cover them all: ask for less')
+    if h*w == n_bins*n_frames: h, w = (h, w-1) if n_frames > 1 else (h-1, w) # something stays known
     i = int(torch.randint(n_bins-h+1, (), generator=generator))
     j = int(torch.randint(n_frames-w+1, (), generator=generator))
     known = torch.ones(n_bins, n_frames, dtype=torch.bool)
     known[i:i+h, j:j+w] = False
     return known
 
-# %% ../../nbs/30_timefreq/02_tfmasks.ipynb #24841da8
+# %% ../../nbs/30_timefreq/02_tfmasks.ipynb #ac0a984a
 def plot_mask(mask: Tensor, # (F, N) bool, True = known
               sr: int = None, # rate [Hz]; without it the axes count bins and frames
               hop_length: int = None, # distance of two frames [samples]
@@ -240,8 +243,8 @@ def plot_mask(mask: Tensor, # (F, N) bool, True = known
     ax = ax or plt.subplots(figsize=(4, 2.5), layout='constrained')[1]
     f, n = mask.shape
     dt, df = (hop_length/sr, sr/2000/(f-1)) if sr and hop_length else (1, 1)
-    ax.imshow(mask.bool().numpy(), origin='lower', aspect='auto', interpolation='nearest', vmin=0, vmax=1, cmap=ListedColormap(['#444444', '#f4f4f4']),
-              extent=(-dt/2, (n-.5)*dt, -df/2, (f-.5)*df))
+    ax.imshow(mask.bool().cpu().numpy(), origin='lower', aspect='auto', interpolation='nearest', vmin=0, vmax=1,
+              cmap=ListedColormap(['#444444', '#f4f4f4']), extent=(-dt/2, (n-.5)*dt, -df/2, (f-.5)*df))
     ax.set(xlabel='time [s]' if sr and hop_length else 'frame', ylabel='frequency [kHz]' if sr and hop_length else 'bin', title=title)
     return ax
 
