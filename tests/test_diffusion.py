@@ -6,7 +6,7 @@ import pytest, torch, yaml
 from hypothesis import given, settings, strategies as st
 from tfinpaint.diffusion.ddpm import NetDenoiser, from_output, p_sample, posterior, to_v
 from tfinpaint.diffusion.schedule import cosine_schedule, linear_schedule, q_sample, q_step, respaced
-from tfinpaint.diffusion.training import TrainConfig, Trainer, load_weights, step_generator
+from tfinpaint.diffusion.training import TrainConfig, Trainer, deferred_signals, ema_update, load_weights, step_generator
 from tfinpaint.diffusion.unet import UNet
 
 @st.composite
@@ -51,7 +51,8 @@ def test_posterior_and_forward_process_agree(s, data):
 
 def scheduler(name, **kw):
     diffusers = pytest.importorskip('diffusers')
-    return diffusers.DDPMScheduler(1000, beta_schedule={'linear': 'linear', 'cosine': 'squaredcos_cap_v2'}[name], beta_start=1e-4, beta_end=.02, clip_sample=False, **kw)
+    return diffusers.DDPMScheduler(1000, beta_schedule={'linear': 'linear', 'cosine': 'squaredcos_cap_v2'}[name], beta_start=1e-4, beta_end=.02,
+                                   clip_sample=False, **kw)
 
 OURS = {'linear': linear_schedule(), 'cosine': cosine_schedule()}
 
@@ -94,7 +95,8 @@ def test_random_streams_of_seed_0_are_frozen():
     for step in (0, 7, 10**6): assert step_generator(0, step).initial_seed() == step_generator(0, step, 1).initial_seed() == step
 
 def test_streams_of_any_two_seeds_are_different():
-    draws = {tuple(torch.randn(3, generator=step_generator(seed, step, stream)).tolist()) for seed in range(1, 9) for step in range(3) for stream in range(3)}
+    draws = {tuple(torch.randn(3, generator=step_generator(seed, step, stream)).tolist())
+             for seed in range(1, 9) for step in range(3) for stream in range(3)}
     assert len(draws) == 72
 
 # training runs that meet the world
@@ -111,6 +113,42 @@ def test_log_and_files_of_a_run(tmp_path):
     state, meta = load_weights(tmp_path/'ema.safetensors')
     assert meta['steps'] == 4 and all((state[k]-v).abs().max() < 1e-3 for k, v in trainer.ema.state_dict().items())
 
+@pytest.fixture
+def ctrl_c(): # a notebook run before may have left its own handler
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, old)
+
+def test_ctrl_c_waits_for_the_end_of_the_block(ctrl_c):
+    done = []
+    with deferred_signals() as came:
+        for i in range(3): done.append(i); i == 1 and ctrl_c()
+    assert done == [0, 1, 2] and came == [signal.SIGINT] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with pytest.raises(KeyboardInterrupt): # the second acts at once
+        with deferred_signals():
+            for i in range(3): done.append(i); ctrl_c()
+    assert done == [0, 1, 2, 0, 1] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+@pytest.mark.parametrize('where', ['batch', 'optimiser', 'average', 'checkpoint'])
+def test_ctrl_c_anywhere_in_a_step_saves_a_whole_one(tmp_path, ctrl_c, where, monkeypatch):
+    whole, cut = tiny(tmp_path/'whole', n_steps=6).fit(progress=False, log=False), tiny(tmp_path/'cut', n_steps=6)
+    def pressed(f): # Ctrl-C before f, two steps into the run
+        def g(*args, **kw):
+            if cut.step == 2 and not stopped: stopped.append(1); ctrl_c()
+            return f(*args, **kw)
+        return g
+    stopped, names = [], {'batch': (cut, 'batch'), 'checkpoint': (cut, 'save')}
+    if where == 'optimiser': # in the middle of the update of the weights
+        cut.opt.register_step_pre_hook(pressed(lambda *a: None))
+    elif where == 'average': monkeypatch.setattr('tfinpaint.diffusion.training.ema_update', pressed(ema_update))
+    else: monkeypatch.setattr(*names[where], pressed(getattr(*names[where])))
+    with pytest.raises(KeyboardInterrupt): cut.fit(progress=False, log=False)
+    again = tiny(tmp_path/'cut', n_steps=6)
+    assert again.resume() and again.step == cut.step == (3 if where in ('batch', 'optimiser') else 2) # the step that was under way is finished
+    again.fit(progress=False, log=False)
+    for net in ('net', 'ema'):
+        for x, y in zip(getattr(whole, net).parameters(), getattr(again, net).parameters()): assert torch.equal(x, y)
+
 RUN = '''
     import sys, resource
     sys.path.insert(0, {tests!r})
@@ -124,7 +162,8 @@ RUN = '''
 
 def start(folder, change='pass'):
     code = textwrap.dedent(RUN).format(tests=str(Path(__file__).parent), folder=str(folder), change=change)
-    return subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    return subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env={**os.environ, 'OMP_NUM_THREADS': '1'})
 
 def test_a_run_ended_by_sigterm_saves_a_whole_step(tmp_path): # Ctrl-C is tested in the chapter
     p = start(tmp_path)

@@ -143,7 +143,7 @@ def deferred_signals():
     try: yield came
     finally: restore()
 
-# %% ../../nbs/10_diffusion/04_training.ipynb #b4384276
+# %% ../../nbs/10_diffusion/04_training.ipynb #3af6cbbd
 class Trainer:
     """Train a network to denoise, with checkpoints that resume exactly.
 
@@ -168,7 +168,7 @@ class Trainer:
         self.schedule, self.batch, self.config, self.folder = schedule, batch, config, Path(folder)
         self.valid, self.meta, self.device = valid, meta or {}, torch.device(device)
         self.opt = torch.optim.AdamW(self.net.parameters(), config.lr, betas=(.9, .99), weight_decay=0.)
-        self.step, self.seconds, self.cpu_seconds, self.curve, self.running = 0, 0., 0., [], []
+        self.step, self.first, self.seconds, self.cpu_seconds, self.curve, self.running = 0, 0, 0., 0., [], []
 
     def train_step(self) -> float: # loss of the batch
         "One step of Algorithm 1; the weights change only after everything has turned out finite."
@@ -177,7 +177,7 @@ class Trainer:
         x0 = self.batch(c.batch_size, g) # line 2
         t = torch.randint(1, self.schedule.n_steps+1, (len(x0),), generator=g) # line 3
         eps = torch.randn(x0.shape, generator=g) # line 4
-        for group in self.opt.param_groups: group['lr'] = c.lr*min(1, (self.step+1)/max(1, c.warmup))
+        for group in self.opt.param_groups: group['lr'] = c.lr*min(1, (self.step+1-self.first)/max(1, c.warmup))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=c.bf16):
             loss = ddpm_loss(self.net, self.schedule, x0.to(self.device), t.to(self.device), eps.to(self.device), c.predicts).mean()
         self._check(loss, 'loss')
@@ -235,7 +235,7 @@ class Trainer:
 
     def save(self) -> None:
         "Write the checkpoint, the averaged weights and the curve, each atomically."
-        state, file = {k: getattr(self, k) for k in ('step', 'seconds', 'cpu_seconds', 'curve', 'running', 'meta')}, io.BytesIO()
+        state, file = {k: getattr(self, k) for k in ('step', 'first', 'seconds', 'cpu_seconds', 'curve', 'running', 'meta')}, io.BytesIO()
         state.update(net=self.net.state_dict(), ema=self.ema.state_dict(), opt=self.opt.state_dict(), config=asdict(self.config))
         torch.save(state, file)
         write_atomic(self.folder/'last.pt', lambda p: p.write_bytes(file.getbuffer()))
@@ -255,9 +255,21 @@ class Trainer:
         changed = [k for k, v in asdict(self.config).items() if state['config'].get(k) != v and k not in free]
         if changed: raise ValueError(f'{path} was trained with other settings ({", ".join(changed)}): use them, or another folder')
         try: self.net.load_state_dict(state['net']); self.ema.load_state_dict(state['ema']); self.opt.load_state_dict(state['opt'])
-        except (RuntimeError, ValueError, KeyError): raise ValueError(f'{path} holds another network: use the config that it was trained with, or another folder') from None
+        except (RuntimeError, ValueError, KeyError):
+            raise ValueError(f'{path} holds another network: use the config that it was trained with, or another folder') from None
         for k in names: setattr(self, k, state[k])
+        self.first = state.get('first', 0)
         return True
+
+    def start_from(self, state: dict, # weights (`load_weights`)
+                   meta: dict, # their header: steps, hours, cpu_hours
+                   curve: list = () # rows of their curve
+                  ) -> None:
+        "Go on from averaged weights alone: steps and hours count on, the optimiser starts afresh and warms up again."
+        try: self.net.load_state_dict(state); self.ema.load_state_dict(state)
+        except RuntimeError: raise ValueError('the weights belong to another network: use the config that they were trained with') from None
+        self.step = self.first = meta['steps']
+        self.seconds, self.cpu_seconds, self.curve = 3600*meta['hours'], 3600*meta['cpu_hours'], list(curve)
 
     def describe(self) -> dict: # goes into the header of the weights
         "What the weights are, and how they came to be."
