@@ -138,13 +138,17 @@ def frame_mask(known: Tensor, # (L,) bool, True = known sample
     lost = missing[(first+w-1).clamp(0, len(known))] - missing[first.clamp(0, len(known))]
     return lost == 0
 
-# %% ../../nbs/30_timefreq/02_tfmasks.ipynb #3c422ed2
+# %% ../../nbs/30_timefreq/02_tfmasks.ipynb #4af40da8
 def cell_mask(holes: list, # holes
               stft: STFT, # frame
               length: int, # samples of the wave L
               sr: int # rate [Hz]
              ) -> Tensor: # (F, N) bool, True = known
-    "Which cells are known: gaps hide every frame they touch, bands and boxes the cells whose centre they hold."
+    """Which cells are known: gaps hide every frame they touch, bands and boxes the cells whose centre they hold.
+
+    Shapes: returns (F, N) with F = stft.n_bins, N = stft.n_frames(length).
+    Raises: ValueError for a band or box that holds no cell, or holes that leave no cell known.
+    """
     f_hz, t_s = torch.arange(stft.n_bins)*(sr/stft.n_fft), torch.arange(stft.n_frames(length))*(stft.hop_length/sr)
     known = frame_mask(sample_mask(holes, length, sr), stft).repeat(stft.n_bins, 1)
     for h in holes:
