@@ -68,13 +68,13 @@ class Measurement:
         if not y.is_floating_point(): raise TypeError(f'y must be real floating-point numbers, got {y.dtype}; use y.float()')
         if not torch.isfinite(y).all(): raise ValueError('y holds NaN or infinity; replace these values, or mark them as missing and measure with A(x)')
 
-# %% ../../nbs/20_inpainting/01_problem.ipynb #d0f3f446
+# %% ../../nbs/20_inpainting/01_problem.ipynb #ce243dff
 class Inpainting(Measurement):
     """Some values of x are known, the others are missing: y = mask*x, kept at the shape of x.
 
     Shapes: mask broadcasts to x (B, ...); y has the shape of x, with zeros where the mask is 0.
     Raises: TypeError or ValueError (see `check_mask`) where `check` meets a mask that does not fit.
-    Source: Lugmayr et al. 2022, section 3.
+    Source: Lugmayr et al. 2022, section 4.1.
     """
     def __init__(self, mask: Tensor): # 1 or True = known, 0 or False = missing
         check_mask(mask, mask.shape if isinstance(mask, Tensor) else ())
