@@ -70,7 +70,7 @@ def _interruptible(what): # what() -> sentence
         typer.echo(f'\ninterrupted: {what()}', err=True)
         raise typer.Exit(130) from None
 
-# %% ../nbs/90_appendix/01_cli.ipynb #844810bd
+# %% ../nbs/90_appendix/01_cli.ipynb #8ee9f345
 @app.command()
 def restore(src: Path = typer.Argument(..., metavar='IN', help='Sound file: WAV, FLAC, OGG, MP3, AIFF.'),
             dst: Path = typer.Argument(..., metavar='OUT', help='File to write; its suffix says the format.'),
@@ -82,13 +82,16 @@ def restore(src: Path = typer.Argument(..., metavar='IN', help='Sound file: WAV,
             model: str = typer.Option('piano_16k', help='Name (see: tfinpaint models), or a .safetensors file.'),
             device: str = typer.Option('auto', help='auto, cpu, cuda or mps.'),
             seed: int = typer.Option(0, help='Of the noise: another seed, another restoration.'),
-            steps: int = typer.Option(50, min=1, help='Diffusion steps.')):
+            steps: int = typer.Option(50, min=1, help='Diffusion steps.'),
+            jump_length: int = typer.Option(5, min=1, help='Steps that RePaint goes back in one jump.'),
+            jump_n_sample: int = typer.Option(5, min=1, help='How often RePaint visits every stretch; 1 = no jumps.')):
     "Fill the holes of a sound file; keep the rest."
     from tfinpaint.timefreq.tfmasks import parse_band, parse_box, parse_gap
     from tfinpaint.audio.restore import restore_file
     holes = [*map(parse_gap, gap), *map(parse_band, band), *map(parse_box, box)]
     with _interruptible(lambda: f'{dst} was not written'):
-        done = restore_file(src, dst, holes, mask, method, model, device, seed, n_steps=steps, progress=sys.stderr.isatty())
+        done = restore_file(src, dst, holes, mask, method, model, device, seed, n_steps=steps, jump_length=jump_length,
+                            jump_n_sample=jump_n_sample, progress=sys.stderr.isatty())
     typer.echo(f'{dst}: restored by {method}, {done["stretches"]} stretch{"es"*(done["stretches"] != 1)}, {done["seconds"]:.1f} s of sound looked at'
                + (f'; {done["clipped"]} samples clipped at full scale' if done['clipped'] else ''))
 
@@ -112,7 +115,7 @@ def _show(folder): # what a run has written, by kind
     for kind, suffixes in kinds.items():
         if names := sorted(p.name for p in folder.iterdir() if p.suffix in suffixes): typer.echo(f'  {kind:9} {", ".join(names)}')
 
-# %% ../nbs/90_appendix/01_cli.ipynb #3fdbb450
+# %% ../nbs/90_appendix/01_cli.ipynb #46521c26
 def override(config: dict, # sections of a training config
              params: dict # {'section.key': text}
             ) -> dict: # the config, changed in place
@@ -147,14 +150,15 @@ def train(config: str = typer.Argument(..., help='Config file (YAML), or the nam
           out: Path = typer.Option(Path('runs/train'), help='Folder of checkpoints and logs.'),
           minutes: Optional[float] = typer.Option(None, help='Stop after so many minutes.'),
           steps: Optional[int] = typer.Option(None, min=1, help='Stop at this step (the same as -p training.n_steps).'),
+          init: Optional[str] = typer.Option(None, help='Go on from the weights of a model (see: tfinpaint models), where --out holds no checkpoint.'),
           device: str = typer.Option('auto', help='auto, cpu, cuda or mps.'),
           params: List[str] = typer.Option([], '-p', '--param', metavar='SECTION.KEY VALUE', help='Change an entry of the config. Repeatable.')):
     "Train a model, or go on from a checkpoint in --out."
     import signal
     from tfinpaint.audio.models import load_config, make_trainer, pick_device
     changes = _pairs(params) | ({'training.n_steps': str(steps)} if steps else {})
-    trainer = make_trainer(override(load_config(config), changes), out, pick_device(device))
-    if trainer.resume(): typer.echo(f'resuming at step {trainer.step} ({trainer.seconds/3600:.2f} h)')
+    trainer = make_trainer(override(load_config(config), changes), out, pick_device(device), init)
+    if trainer.resume() or init: typer.echo(f'going on from step {trainer.step} ({trainer.seconds/3600:.2f} h)')
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)) # fit() saves on its way out
     with _interruptible(lambda: f'saved at step {trainer.step} in {out}; the same command goes on from there'): trainer.fit(minutes)
     typer.echo(f'{out}: step {trainer.step}, {trainer.seconds/3600:.2f} h in all')

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from ..timefreq.stft import STFT
 
-# %% ../../nbs/40_audio/02_representation.ipynb #54f76b55
+# %% ../../nbs/40_audio/02_representation.ipynb #26f8d4c5
 @dataclass(frozen=True)
 class LogMagnitude:
     """Log-magnitude of STFT coefficients as a one-channel picture: z = (10 log10(|X|^2 + floor^2) - offset_db)/range_db.
@@ -45,7 +45,10 @@ class LogMagnitude:
         if coef.ndim != 3 or not coef.is_complex(): raise ValueError(f'expected complex coefficients (B, F, N), got {coef.dtype} of shape {tuple(coef.shape)}')
         return ((self.to_db(coef) - self.offset_db)/self.range_db)[:, None]
 
+    def from_db(self, db: Tensor) -> Tensor: # |X|, the shape of db
+        "Magnitudes from levels [dB]: the inverse of `to_db`, without the phase."
+        return (10**(db/10) - 10**(self.floor_db/10)).clamp_min(0).sqrt()
+
     def magnitude(self, z: Tensor) -> Tensor: # |X| (B, F, N)
-        "Magnitudes from the picture: the inverse of `encode`, without the phase."
-        power = 10**((z[:, 0]*self.range_db + self.offset_db)/10) - 10**(self.floor_db/10)
-        return power.clamp_min(0).sqrt()
+        "Magnitudes from the picture (B, 1, F, N): the inverse of `encode`, without the phase."
+        return self.from_db(z[:, 0]*self.range_db + self.offset_db)
