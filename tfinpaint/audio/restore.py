@@ -23,11 +23,11 @@ from ..timefreq.classical import ar_interpolate, interpolate_log_magnitude
 from .models import Model, load_model
 from .representation import LogMagnitude
 
-# %% ../../nbs/40_audio/05_restore.ipynb #d4c0d7dc
+# %% ../../nbs/40_audio/05_restore.ipynb #1cf632ce
 @dataclass
 class Task:
-    "A stretch of degraded sound at the model's rate, all channels, with what is known of it."
-    wave: Tensor # (C, L) float32, zeros in the gaps, at the level the model expects
+    "A stretch of degraded sound at the model's rate with what is known of it."
+    wave: Tensor # (C, L) float32, zeros in the gaps, at the level the model expects; C = 1 for RePaint
     samples: Tensor # (L,) bool, known samples
     cells: Tensor # (F, N) bool, known coefficients
     rep: LogMagnitude # STFT and decibels
@@ -35,6 +35,7 @@ class Task:
     n_steps: int = 50 # diffusion steps T
     jump_length: int = 5 # j of RePaint
     jump_n_sample: int = 5 # r of RePaint
+    n_mean: int = 1 # draws of RePaint whose levels are averaged: 1 = a sample, more = towards the posterior mean
     generator: torch.Generator = None # source of all noise
     progress: bool = False # show progress bars
 
@@ -103,19 +104,20 @@ def windows(cells: Tensor, # (F, N) bool, known coefficients
         if a+n_frames > last or a == place(N): return starts
         a = place(a + n_frames//2)
 
-# %% ../../nbs/40_audio/05_restore.ipynb #69171c12
+# %% ../../nbs/40_audio/05_restore.ipynb #6e404b17
 def repaint_levels(task: Task # what is known
-                  ) -> Tensor: # (C, F, N), levels [dB]
+                  ) -> Tensor: # (1, 1, F, N), what the network sees, filled
     "RePaint on the log-magnitude spectrogram: windows from left to right, each conditioned on what is known or already filled."
+    if task.n_mean < 1: raise ValueError(f'n_mean must be at least 1, got {task.n_mean}')
     model, rep, schedule = task.model, task.rep, respaced(task.model.schedule, min(task.n_steps, task.model.schedule.n_steps))
-    z, known = rep.encode(task.coef), task.cells.clone()
+    z, known = rep.encode(task.coef).repeat(task.n_mean, 1, 1, 1), task.cells.clone()
     for a in windows(task.cells, rep.n_frames):
         s = slice(a, a+rep.n_frames)
         y, m = z[..., s].to(model.device), known[:, s].to(model.device)
         z[..., s] = repaint(model.denoiser(schedule), Inpainting(m.expand(y.shape)), y, schedule, jump_length=task.jump_length,
                             jump_n_sample=task.jump_n_sample, generator=task.generator, progress=task.progress).float().cpu()
         known[:, s] = True
-    return z
+    return z.mean(0, keepdim=True)
 
 def repaint_fill(task: Task) -> Tensor: # (C, L)
     "RePaint with the trained model, then phases."
@@ -143,7 +145,7 @@ def resample(wave: Tensor, # (C, L)
     import soxr
     return torch.from_numpy(soxr.resample(wave.T.contiguous().numpy(), sr, new_sr, quality='VHQ')).T.to(wave.dtype)
 
-# %% ../../nbs/40_audio/05_restore.ipynb #2e8f7d25
+# %% ../../nbs/40_audio/05_restore.ipynb #3f60438a
 def restore_stretch(wave: Tensor, # (C, L) float32 at `sr`
                     sr: int, # rate [Hz]
                     holes: list, # holes in the stretch's own time
@@ -151,7 +153,7 @@ def restore_stretch(wave: Tensor, # (C, L) float32 at `sr`
                     method: str, # a key of METHODS
                     model: Model, # trained model, or None
                     seed: int = 0, # of the noise, the same for every channel
-                    **settings # n_steps, jump_length, jump_n_sample, progress of Task
+                    **settings # n_steps, jump_length, jump_n_sample, n_mean, progress of Task
                    ) -> tuple[Tensor, Tensor]: # restored (C, L) and (L,) bool: samples that changed
     "Restore one stretch that fits in memory: resample, run the method on each channel, put back only what was missing."
     rep, L = model.rep if model else LogMagnitude(), wave.shape[1]
@@ -266,7 +268,7 @@ def check_task(holes, mask, n_samples: int, sr: int, rep: LogMagnitude): # check
             raise ValueError(f'the band {h.lo_hz:g}..{h.hi_hz:g} Hz lies above what the model hears, 0..{rep.sr/2:g} Hz: choose a lower one')
     return holes, mask
 
-# %% ../../nbs/40_audio/05_restore.ipynb #137247f5
+# %% ../../nbs/40_audio/05_restore.ipynb #d782cecf
 def restore(wave, # (L,) or (C, L) sound: array or tensor, -1..1
             sr: int, # rate [Hz]
             holes = (), # a Hole or several: gaps, bands, boxes
@@ -275,7 +277,7 @@ def restore(wave, # (L,) or (C, L) sound: array or tensor, -1..1
             model = 'piano_16k', # name, path of weights, or a Model
             device: str = 'auto', # 'auto', 'cpu', 'cuda' or 'mps'
             seed: int = 0, # of all noise
-            **settings # n_steps, jump_length, jump_n_sample, progress
+            **settings # n_steps, jump_length, jump_n_sample, n_mean, progress
            ) -> Tensor: # sound of the shape of `wave`; known samples are unchanged
     """Fill the holes of a sound with any method.
 
@@ -324,7 +326,7 @@ def _copy(src, dst, block: int = 1 << 18) -> None:
         if dtype == 'float64' and not math.isfinite(float(x.sum())): raise ValueError(f'{src.name} holds samples that are NaN or infinite: repair or cut them first')
         dst.write(x)
 
-# %% ../../nbs/40_audio/05_restore.ipynb #c6e7b359
+# %% ../../nbs/40_audio/05_restore.ipynb #04fc1d95
 def restore_file(src: Path, # sound file to restore
                  dst: Path, # where the result goes; may be `src`
                  holes = (), # a Hole or several
@@ -333,7 +335,7 @@ def restore_file(src: Path, # sound file to restore
                  model = 'piano_16k', # name, path of weights, or a Model
                  device: str = 'auto', # 'auto', 'cpu', 'cuda' or 'mps'
                  seed: int = 0, # of all noise
-                 **settings # n_steps, jump_length, jump_n_sample, progress
+                 **settings # n_steps, jump_length, jump_n_sample, n_mean, progress
                 ) -> dict: # what was done: stretches, seconds of sound, clipped samples
     """Restore a file of any length, rate, channel count and sample format; memory does not grow with its length.
 
