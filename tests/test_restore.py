@@ -101,6 +101,23 @@ def test_a_long_band_is_cut_into_pieces_that_cover_it():
     assert pieces[0][0] == 0 and pieces[-1][1] == 100 and all(b == c for (_, b), (c, _) in zip(pieces, pieces[1:]))
     assert max(b-a for a, b, _ in todo) < 20
 
+def test_what_later_stretches_restore_is_not_taken_as_known():
+    gap = Hole(5., 45.)
+    todo = stretches([gap], None, 60*16000, 16000, LogMagnitude())
+    assert len(todo) > 2
+    for a, b, local, _ in todo: # from the first missing sample of a stretch on, all is missing up to the end of the gap or of the stretch
+        own = min(h.t0_s for h in local)
+        covered = sorted((h.t0_s, h.t1_s) for h in local)
+        assert all(abs(x[1]-y[0]) < 1e-6 for x, y in zip(covered, covered[1:]))
+        assert abs(covered[-1][1]*16000 + a - min(b, 45*16000)) <= 1, (a, b, own, covered)
+
+def test_windows_that_are_filled_already_and_holes_at_the_start(tiny):
+    x = torch.from_numpy(sound(16000, 3.)[:, 0]).float()
+    kw = dict(sr=16000, model=tiny, n_steps=2, jump_length=1, jump_n_sample=1)
+    for holes in ([Hole(.35, .85), Hole(1.8, 1.85)], Hole(0., 1.6), Hole(1.5, 3.), Hole(0., 2.9)):
+        y = restore(x, holes=holes, **kw)
+        assert torch.isfinite(y).all() and (y != x).any()
+
 def test_half_an_hour_in_little_memory(tmp_path):
     "30 minutes of stereo at 44.1 kHz are 635 MB of float32; the restoration of one gap may not take more than a few stretches."
     block = (sound(44100, 10., 2)*2**15).astype('int16')

@@ -89,7 +89,7 @@ def mean_fill(task: Task) -> Tensor: # (C, L)
     db = (task.db*known).sum(-1, keepdim=True)/known.sum(-1, keepdim=True).clamp_min(1)
     return synthesise(task, task.rep.from_db(db.expand_as(task.db)))
 
-# %% ../../nbs/40_audio/05_restore.ipynb #946675e4
+# %% ../../nbs/40_audio/05_restore.ipynb #40228de2
 def windows(cells: Tensor, # (F, N) bool, known coefficients
             n_frames: int # columns of a window
            ) -> list[int]: # first column of each window
@@ -98,13 +98,14 @@ def windows(cells: Tensor, # (F, N) bool, known coefficients
     first, last, N = int(holes[0]), int(holes[-1]), cells.shape[1]
     place = lambda a: max(0, min(a, N-n_frames))
     if last-first+1 <= n_frames-8: return [place((first+last+1-n_frames)//2)]
+    if first == 0 and last < N-1: return [N-n_frames-a for a in windows(cells.flip(1), n_frames)] # nothing known on the left: from right to left
     starts, a = [], place(first - n_frames//4)
     while True:
         if (~cells[:, a:a+n_frames]).any(): starts.append(a)
         if a+n_frames > last or a == place(N): return starts
         a = place(a + n_frames//2)
 
-# %% ../../nbs/40_audio/05_restore.ipynb #6e404b17
+# %% ../../nbs/40_audio/05_restore.ipynb #d9b04ff7
 def repaint_levels(task: Task # what is known
                   ) -> Tensor: # (1, 1, F, N), what the network sees, filled
     "RePaint on the log-magnitude spectrogram: windows from left to right, each conditioned on what is known or already filled."
@@ -113,6 +114,7 @@ def repaint_levels(task: Task # what is known
     z, known = rep.encode(task.coef).repeat(task.n_mean, 1, 1, 1), task.cells.clone()
     for a in windows(task.cells, rep.n_frames):
         s = slice(a, a+rep.n_frames)
+        if known[:, s].all(): continue # the window before has filled it
         y, m = z[..., s].to(model.device), known[:, s].to(model.device)
         z[..., s] = repaint(model.denoiser(schedule), Inpainting(m.expand(y.shape)), y, schedule, jump_length=task.jump_length,
                             jump_n_sample=task.jump_n_sample, generator=task.generator, progress=task.progress).float().cpu()
@@ -208,7 +210,7 @@ def plan(holes: list[Hole], # checked holes of a file
         else: groups.append([p])
     return [(max(0, g[0].t0_s-CONTEXT_S), min(duration_s, max(p.t1_s for p in g)+CONTEXT_S), g) for g in groups]
 
-# %% ../../nbs/40_audio/05_restore.ipynb #46581902
+# %% ../../nbs/40_audio/05_restore.ipynb #13e7bad1
 def stretches(holes: list[Hole], # checked holes
               mask: Tensor, # (F, N) bool or None
               n_samples: int, # of the file
@@ -226,9 +228,12 @@ def stretches(holes: list[Hole], # checked holes
         cols = (~mask).any(0).nonzero().flatten().tolist()
         runs = [c for c in cols if c-1 not in set(cols)], [c for c in cols if c+1 not in set(cols)]
         marks += [Hole(a*column_s, (b+1)*column_s, 0., _ANY_HZ) for a, b in zip(*runs)] # stand-ins that only steer the plan
-    for t0, t1, group in plan(marks, n_samples/sr):
+    steps = plan(marks, n_samples/sr)
+    for i, (t0, t1, _) in enumerate(steps):
         a, b = int(t0*sr)//unit*unit, min(n_samples, math.ceil(t1*sr))
-        local = [Hole(h.t0_s-a/sr, h.t1_s-a/sr, h.lo_hz, h.hi_hz) for h in group if h.hi_hz != _ANY_HZ]
+        # what later stretches will restore is not known yet: within this one it is missing too
+        group = [h for *_, g in steps[i:] for h in g if h in steps[i][2] or h.t0_s < t1 - column_s]
+        local = [Hole(max(0., h.t0_s-a/sr), min(h.t1_s, b/sr)-a/sr, h.lo_hz, h.hi_hz) for h in group if h.hi_hz != _ANY_HZ]
         m = mask[:, a//unit*hops:] if mask is not None else None
         if m is not None: m = _within(m, [(h.t0_s-a/sr, h.t1_s-a/sr) for h in group if h.hi_hz == _ANY_HZ], column_s)
         out.append((a, b, local, m))
