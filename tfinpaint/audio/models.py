@@ -100,7 +100,7 @@ def pick_device(device: str = 'auto' # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
     if not have[kind]: raise ValueError(f'this machine has no {kind} device that torch can use: choose {", ".join(d for d in have if have[d])} or auto')
     return torch.device(device)
 
-# %% ../../nbs/40_audio/03_models.ipynb #a3e21c0b
+# %% ../../nbs/40_audio/03_models.ipynb #0c8ab5a1
 @dataclass
 class Model:
     "A trained network with all that is needed to use it."
@@ -115,9 +115,10 @@ class Model:
                  bf16: bool = True, # run the network in bfloat16 where the processor has it
                  **kwargs): # more for NetDenoiser
         "The network as `denoiser(x_t, t) -> Prediction`."
-        fast = bf16 and (self.device.type == 'cuda' or torch.backends.cpu.get_cpu_capability().startswith('AVX512') if self.device.type != 'mps' else False)
+        kind = self.device.type
+        fast = bf16 and (kind == 'cuda' or kind == 'cpu' and torch.backends.cpu.get_cpu_capability().startswith('AVX512'))
         def net(x, t):
-            with torch.autocast(self.device.type, torch.bfloat16) if fast else nullcontext(): return self.net(x, t)
+            with torch.autocast(kind, torch.bfloat16) if fast else nullcontext(): return self.net(x, t)
         return NetDenoiser(net, schedule, self.meta['training']['predicts'], **kwargs)
 
 # %% ../../nbs/40_audio/03_models.ipynb #97512291
