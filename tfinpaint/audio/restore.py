@@ -210,7 +210,7 @@ def plan(holes: list[Hole], # checked holes of a file
         else: groups.append([p])
     return [(max(0, g[0].t0_s-CONTEXT_S), min(duration_s, max(p.t1_s for p in g)+CONTEXT_S), g) for g in groups]
 
-# %% ../../nbs/40_audio/05_restore.ipynb #13e7bad1
+# %% ../../nbs/40_audio/05_restore.ipynb #c3ee9c3d
 def stretches(holes: list[Hole], # checked holes
               mask: Tensor, # (F, N) bool or None
               n_samples: int, # of the file
@@ -225,8 +225,8 @@ def stretches(holes: list[Hole], # checked holes
     out, column_s = [], rep.hop_length/rep.sr
     marks = list(holes)
     if mask is not None:
-        cols = (~mask).any(0).nonzero().flatten().tolist()
-        runs = [c for c in cols if c-1 not in set(cols)], [c for c in cols if c+1 not in set(cols)]
+        cols = set((~mask).any(0).nonzero().flatten().tolist())
+        runs = sorted(c for c in cols if c-1 not in cols), sorted(c for c in cols if c+1 not in cols)
         marks += [Hole(a*column_s, (b+1)*column_s, 0., _ANY_HZ) for a, b in zip(*runs)] # stand-ins that only steer the plan
     steps = plan(marks, n_samples/sr)
     for i, (t0, t1, _) in enumerate(steps):
