@@ -127,7 +127,7 @@ def slider(frames: list, # matplotlib figures of one size, or arrays (H, W) or (
     folder, link = media_folder()
     (folder/name).mkdir(parents=True, exist_ok=True)
     _write_sprite(folder/name/'frames.png', pixels)
-    return HTML(_slider_html(f'{link}/{name}/frames.png', pixels[0].shape, [str(l) for l in labels], name, caption, alt or caption, axis, start, width))
+    return HTML(_slider_html(f'{link}/{name}/frames.png', pixels[0].shape, [str(l) for l in labels], name, caption, (alt or caption).rstrip('.'), axis, start, width))
 
 # %% ../../nbs/50_experiments/04_players.ipynb #ad7de601
 def _frame(i, frame): # a figure or an array to (H, W, 3) uint8
