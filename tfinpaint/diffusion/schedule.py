@@ -6,7 +6,7 @@
 __all__ = ['NoiseSchedule', 'linear_schedule', 'cosine_schedule', 'q_sample', 'q_step', 'respaced']
 
 # %% ../../nbs/10_diffusion/01_schedule.ipynb #ab20a186
-import math
+import math, operator
 from dataclasses import dataclass
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ class NoiseSchedule:
     """The tables of a DDPM forward process, indexed as in the papers.
 
     Shapes: `beta`, `timesteps` and every derived table (T+1,), float64; index 0 is the clean signal.
-    Raises: ValueError for a table that is not finite, leaves 0 < beta <= 1 (beta[0] = 0), or has the wrong length.
+    Raises: ValueError for a table that is not finite, leaves 0 < beta <= 1 (beta[0] = 0), or has the wrong length, and for
+    timesteps that are not integers which increase strictly from 0.
     Source: Ho et al. 2020, section 2.
     """
     beta: Tensor # (T+1,) variance added by each step; beta[0] = 0
@@ -31,7 +32,26 @@ class NoiseSchedule:
             raise ValueError(f'beta[0] must be 0 and beta[1:] in (0, 1], got {b[0]:g} and {b[1:].min():g}..{b[1:].max():g}')
         steps = torch.arange(len(b)) if self.timesteps is None else torch.as_tensor(self.timesteps)
         if steps.shape != b.shape: raise ValueError(f'timesteps must have the length of beta, {len(b)}, got shape {tuple(steps.shape)}')
+        if steps.is_floating_point() or steps[0] != 0 or (steps.diff() <= 0).any():
+            raise ValueError(f'timesteps must be integers that increase strictly from 0, got {steps.tolist()[:6]}...')
         object.__setattr__(self, 'beta', b); object.__setattr__(self, 'timesteps', steps)
+
+    @classmethod
+    def from_alpha_bar(cls, alpha_bar: Tensor, # (T+1,) fraction of the signal's power left at each step; alpha_bar[0] = 1
+                       timesteps: Tensor = None # (T+1,) as in the table
+                      ) -> 'NoiseSchedule': # beta[t] = 1 - alpha_bar[t]/alpha_bar[t-1]
+        """The schedule with a wanted curve of alpha_bar.
+
+        Raises: ValueError unless alpha_bar is a finite vector of length T+1 >= 2 that starts at 1, falls at every step and stays >= 0.
+        Source: Nichol and Dhariwal 2021, section 3.2.
+        """
+        a = torch.as_tensor(alpha_bar, dtype=torch.float64)
+        if a.ndim != 1 or len(a) < 2: raise ValueError(f'alpha_bar must be a vector of length T+1 >= 2, got shape {tuple(a.shape)}')
+        if not torch.isfinite(a).all(): raise ValueError('alpha_bar holds a value that is not finite')
+        if a[0] != 1: raise ValueError(f'alpha_bar[0] is the clean signal and must be 1, got {a[0]:g}: divide by it')
+        if a.min() < 0: raise ValueError(f'alpha_bar is a fraction of power and must stay in [0, 1], got {a.min():g}')
+        if (rise := (a.diff() >= 0).nonzero()).numel(): raise ValueError(f'alpha_bar must fall at every step, it does not at t = {int(rise[0])+1}')
+        return cls(torch.cat([a.new_zeros(1), 1 - a[1:]/a[:-1]]), timesteps)
 
     @property
     def n_steps(self) -> int: return len(self.beta) - 1
@@ -43,12 +63,24 @@ class NoiseSchedule:
     def snr(self) -> Tensor: return self.alpha_bar / (1 - self.alpha_bar)
 
 # %% ../../nbs/10_diffusion/01_schedule.ipynb #b6f3960e
+def _n_steps(n_steps, most: float = math.inf) -> int: # n_steps, an integer in 1..most
+    "`n_steps` as an int, refused when it is none or too small or large."
+    try: n = operator.index(n_steps)
+    except TypeError: raise TypeError(f'n_steps must be an integer, got {n_steps!r}') from None
+    if not 1 <= n <= most: raise ValueError(f'n_steps must be at least 1, got {n}' if most == math.inf else f'n_steps must lie in 1..{most}, got {n}')
+    return n
+
 def linear_schedule(n_steps: int = 1000, # T
                     beta_start: float = 1e-4, # beta[1], for T = 1000
                     beta_end: float = .02 # beta[T], for T = 1000
                    ) -> NoiseSchedule: # the schedule of DDPM and RePaint
-    "Linear betas, scaled by 1000/T so that the total noise does not depend on T (Ho et al. 2020; Nichol and Dhariwal 2021)."
-    if n_steps < 1: raise ValueError(f'n_steps must be at least 1, got {n_steps}')
+    """Linear betas, scaled by 1000/T so that the total noise does not depend on T.
+
+    Raises: TypeError for n_steps that is not an integer, ValueError for n_steps < 1 or betas that fall, are not positive or not finite.
+    Source: Ho et al. 2020, section 4; the scaling: Nichol and Dhariwal 2021.
+    """
+    n_steps = _n_steps(n_steps)
+    if not 0 < beta_start <= beta_end < math.inf: raise ValueError(f'the betas must be finite and must not fall, 0 < beta_start <= beta_end, got {beta_start} and {beta_end}')
     k = 1000 / n_steps
     beta = torch.linspace(k*beta_start, min(k*beta_end, .999), n_steps, dtype=torch.float64)
     return NoiseSchedule(torch.cat([torch.zeros(1, dtype=torch.float64), beta]))
@@ -58,12 +90,15 @@ def cosine_schedule(n_steps: int = 1000, # T
                     offset: float = .008, # s of the paper: keeps beta[1] away from 0
                     beta_max: float = .999 # cap on beta, reached only in the last steps
                    ) -> NoiseSchedule: # the schedule of improved DDPM
-    "Betas whose cumulative product follows a squared cosine (Nichol and Dhariwal 2021, eq. 17)."
-    if n_steps < 1: raise ValueError(f'n_steps must be at least 1, got {n_steps}')
+    """Betas whose cumulative product follows a squared cosine.
+
+    Raises: TypeError for n_steps that is not an integer, ValueError for n_steps < 1 or an offset with which alpha_bar would not fall.
+    Source: Nichol and Dhariwal 2021, eq. 17.
+    """
+    n_steps = _n_steps(n_steps)
     u = torch.arange(n_steps+1, dtype=torch.float64)/n_steps
     f = torch.cos((u+offset)/(1+offset)*math.pi/2)**2
-    beta = (1 - f[1:]/f[:-1]).clamp(max=beta_max)
-    return NoiseSchedule(torch.cat([torch.zeros(1, dtype=torch.float64), beta]))
+    return NoiseSchedule(NoiseSchedule.from_alpha_bar(f/f[0]).beta.clamp(max=beta_max))
 
 # %% ../../nbs/10_diffusion/01_schedule.ipynb #3e4ebdc4
 def _index(t, # step or steps, integers
@@ -124,13 +159,10 @@ def respaced(schedule: NoiseSchedule, # a schedule of T steps
     """Keep `n_steps` evenly spread noise levels, first and last included; a single step keeps the last.
 
     Shapes: the tables of the result are (n_steps+1,).
-    Raises: ValueError for n_steps outside 1..T.
+    Raises: ValueError for n_steps outside 1..T, TypeError for one that is not an integer.
     Source: Nichol and Dhariwal 2021, section 4; RePaint uses 250 of 1000.
     """
-    T = schedule.n_steps
-    if not 1 <= n_steps <= T: raise ValueError(f'n_steps must lie in 1..{T}, got {n_steps}')
+    n_steps = _n_steps(n_steps, T := schedule.n_steps)
     stride = (T-1)/max(1, n_steps-1)
     keep = torch.tensor([0] + ([1 + round(stride*i) for i in range(n_steps)] if n_steps > 1 else [T]))
-    a = schedule.alpha_bar[keep]
-    beta = torch.cat([torch.zeros(1, dtype=torch.float64), 1 - a[1:]/a[:-1]])
-    return NoiseSchedule(beta, schedule.timesteps[keep])
+    return NoiseSchedule.from_alpha_bar(schedule.alpha_bar[keep], schedule.timesteps[keep])

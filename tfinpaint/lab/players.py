@@ -125,7 +125,6 @@ def slider(frames: list, # matplotlib figures of one size, or arrays (H, W) or (
     pixels = [_frame(i, f) for i, f in enumerate(frames)]
     if len(sizes := {p.shape for p in pixels}) > 1: raise ValueError(f'all frames must have one size, got (H, W, 3) = {sorted(sizes)}')
     folder, link = media_folder()
-    (folder/name).mkdir(parents=True, exist_ok=True)
     _write_sprite(folder/name/'frames.png', pixels)
     return HTML(_slider_html(f'{link}/{name}/frames.png', pixels[0].shape, [str(l) for l in labels], name, caption, (alt or caption).rstrip('.'), axis, start, width))
 
@@ -150,7 +149,9 @@ def _write_sprite(path, pixels, limit=300_000): # frames below each other, with 
     for colours in (128, 64, 32, 16):
         file = io.BytesIO()
         Image.fromarray(np.concatenate(pixels)).quantize(colours, dither=Image.Dither.NONE).save(file, 'PNG', optimize=True)
-        if file.tell() <= limit: return write_atomic(path, lambda p: p.write_bytes(file.getvalue()))
+        if file.tell() > limit: continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_atomic(path, lambda p: p.write_bytes(file.getvalue()))
     raise ValueError(f'{len(pixels)} frames of {pixels[0].shape[1]} x {pixels[0].shape[0]} pixels take {file.tell()} bytes, at most {limit} are allowed: use fewer or smaller ones')
 
 def _slider_html(src, shape, labels, name, caption, alt, axis, start, width): # all that moves is the picture, in the window of one frame
