@@ -1,10 +1,11 @@
 """What spans the modules of Part I: round trips over all schedules, parity with diffusers, and training runs that are killed."""
-import hashlib, os, signal, subprocess, sys, textwrap, time
+import hashlib, math, os, signal, subprocess, sys, textwrap, time
 from pathlib import Path
 import numpy as np
 import pytest, torch, yaml
 from hypothesis import given, settings, strategies as st
-from tfinpaint.diffusion.ddpm import NetDenoiser, from_output, p_sample, posterior, to_v
+from tfinpaint.diffusion.ddpm import (PREDICTS, NetDenoiser, Prediction, discrete_log_prob, from_output, gaussian_kl, hybrid_loss, learned_var, p_sample,
+    posterior, to_score, to_v, vlb_term)
 from tfinpaint.diffusion.schedule import cosine_schedule, linear_schedule, q_sample, q_step, respaced
 from tfinpaint.diffusion.training import TrainConfig, Trainer, deferred_signals, ema_update, load_weights, step_generator
 from tfinpaint.diffusion.unet import UNet
@@ -19,12 +20,12 @@ def randn(*shape, seed=0): return torch.randn(shape, dtype=torch.float64, genera
 # properties
 
 @settings(max_examples=60, deadline=None)
-@given(schedules(), st.data(), st.sampled_from(['v', 'eps', 'x0']), st.integers(0, 2**31))
+@given(schedules(), st.data(), st.sampled_from(PREDICTS), st.integers(0, 2**31))
 def test_every_parametrisation_gives_back_signal_and_noise(s, data, predicts, seed):
     t = torch.tensor(data.draw(st.lists(st.integers(1, s.n_steps), min_size=3, max_size=3)))
     x0, eps = randn(2, 3, 2, 4, seed=seed)
     x_t = q_sample(s, x0, t, eps)
-    got = from_output(s, {'v': to_v(s, x0, eps, t), 'eps': eps, 'x0': x0}[predicts], x_t, t, predicts)
+    got = from_output(s, {'v': to_v(s, x0, eps, t), 'eps': eps, 'x0': x0, 'score': to_score(s, eps, t)}[predicts], x_t, t, predicts)
     amplified = 1 + (s.snr[t].clamp(1e-12)**(.5 if predicts == 'x0' else -.5)).max().item() # an error of rounding grows by this
     assert (got[0]-x0).abs().max() < 1e-12*amplified and (got[1]-eps).abs().max() < 1e-12*amplified
 
@@ -46,6 +47,48 @@ def test_posterior_and_forward_process_agree(s, data):
     (c0, var), (ct, _) = posterior(s, one, zero, t), posterior(s, zero, one, t)
     now, before = s.alpha_bar[t], s.alpha_bar[t-1]
     assert abs(c0 + ct*now.sqrt() - before.sqrt()) < 1e-10 and abs(ct**2*(1-now) + var - (1-before)) < 1e-10
+
+@settings(max_examples=40, deadline=None)
+@given(schedules(), st.floats(-2, 2), st.floats(.01, 4))
+def test_bound_of_exact_reverse_steps_is_the_entropy(s, m, var):
+    """Gaussian data, the exact denoiser with its optimal variance: all terms together are the entropy and KL(q(x_T) || N(0, 1)).
+
+    Each term is quadratic in x0 and eps, so its average over both is that over x0 = m +- deviation, eps = +-1, exactly.
+    """
+    T, std = s.n_steps, var**.5
+    t = torch.arange(1, T+1).repeat_interleave(4)
+    x0, eps = torch.tensor([[m-std, -1], [m-std, 1], [m+std, -1], [m+std, 1]], dtype=torch.float64).repeat(T, 1).T[:, :, None]
+    x_t, a, prev, b = q_sample(s, x0, t, eps), s.alpha_bar[t][:, None], s.alpha_bar[t-1][:, None], s.beta[t][:, None]
+    doubt = (1-a)*var/(a*var + 1-a)
+    guess = m + a.sqrt()*doubt/(1-a)*(x_t - a.sqrt()*m)
+    best = b*(1-prev)/(1-a) + prev*b**2/(1-a)**2*doubt
+    total = vlb_term(s, Prediction(guess, eps, best), x0, x_t, t).sum().item()/4
+    end = s.alpha_bar[-1]
+    last = gaussian_kl(end.sqrt()*m, 1-end, torch.zeros(()), torch.ones(()))/math.log(2) + (end*var/2/math.log(2)) # averaged over x0
+    kl = gaussian_kl(end.sqrt()*m, end*var + 1-end, torch.zeros(()), torch.ones(()))/math.log(2)
+    assert abs(total + last - math.log2(2*math.pi*math.e*var)/2 - kl) < 1e-8
+    for worse in (best*1.5, best/1.5): assert vlb_term(s, Prediction(guess, eps, worse), x0, x_t, t).sum().item()/4 > total
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-3, 3), st.floats(-4, 1), st.integers(2, 300))
+def test_the_decoder_is_a_distribution(mean, log_std, levels):
+    grid = -1 + 2*torch.arange(levels, dtype=torch.float64)/(levels-1)
+    p = discrete_log_prob(grid, torch.full_like(grid, mean), torch.tensor(10**(2*log_std), dtype=torch.float64), levels)
+    assert torch.isfinite(p).all() and abs(p.exp().sum().item() - 1) < 1e-9
+
+@settings(max_examples=40, deadline=None)
+@given(schedules(), st.data(), st.sampled_from(PREDICTS), st.sampled_from(['gaussian', 'discrete']), st.integers(0, 2**31))
+def test_hybrid_loss_is_stopped_at_the_mean(s, data, predicts, decoder, seed):
+    t = torch.tensor(data.draw(st.lists(st.integers(1, s.n_steps), min_size=3, max_size=3)))
+    x0, eps, mean, u = randn(4, 3, 2, 4, seed=seed)
+    x0 = (x0.clamp(-1, 1)*127.5 + 127.5).round()/127.5 - 1
+    mean, u = mean.requires_grad_(), u.clamp(-1, 1).requires_grad_()
+    net = lambda x_t, t: torch.cat([mean, u], 1)
+    with_bound = torch.autograd.grad(hybrid_loss(net, s, x0, t, eps, predicts, decoder=decoder).sum(), [mean, u])
+    target = {'v': to_v(s, x0, eps, t), 'eps': eps, 'x0': x0, 'score': to_score(s, eps, t)}[predicts]
+    want = torch.autograd.grad((mean - target).square().flatten(1).mean(1).sum(), mean)[0] # the simple loss alone
+    torch.testing.assert_close(with_bound[0], want, rtol=1e-5, atol=1e-5*want.abs().max().item())
+    assert torch.isfinite(with_bound[1]).all() and learned_var(s, u, t).min() > 0
 
 # parity with diffusers
 
