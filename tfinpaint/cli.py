@@ -156,12 +156,14 @@ def train(config: str = typer.Argument(..., help='Config file (YAML), or the nam
     "Train a model, or go on from a checkpoint in --out."
     import signal
     from tfinpaint.audio.models import load_config, make_trainer, pick_device
+    if device == 'auto' and os.environ.get('ACCELERATE_USE_CPU', '').lower() in ('1', 'true'): device = 'cpu' # accelerate launch --cpu
     changes = _pairs(params) | ({'training.n_steps': str(steps)} if steps else {})
     trainer = make_trainer(override(load_config(config), changes), out, pick_device(device), init)
-    if trainer.resume() or init: typer.echo(f'going on from step {trainer.step} ({trainer.seconds/3600:.2f} h)')
+    if (trainer.resume() or init) and trainer.rank == 0: typer.echo(f'going on from step {trainer.step} ({trainer.seconds/3600:.2f} h)')
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)) # fit() saves on its way out
-    with _interruptible(lambda: f'saved at step {trainer.step} in {out}; the same command goes on from there'): trainer.fit(minutes)
-    typer.echo(f'{out}: step {trainer.step}, {trainer.seconds/3600:.2f} h in all')
+    with _interruptible(lambda: f'process {trainer.rank} stopped' if trainer.rank else f'saved at step {trainer.step} in {out}; the same command goes on from there'): trainer.fit(minutes)
+    if trainer.group: trainer.group.end_training() # leaves the group of processes
+    if trainer.rank == 0: typer.echo(f'{out}: step {trainer.step}, {trainer.seconds/3600:.2f} h in all')
 
 # %% ../nbs/90_appendix/01_cli.ipynb #dd50ab7a
 @app.command()
@@ -191,3 +193,6 @@ def data_prepare(name: str = typer.Argument(..., help='Data set (see: tfinpaint 
     from tfinpaint.audio.datasets import prepare
     with _interruptible(lambda: 'what has arrived is kept; the same command goes on from there'): folder = prepare(name, sr, cache=cache, progress=True)
     typer.echo(f'{name} is ready in {folder}')
+
+# %% ../nbs/90_appendix/01_cli.ipynb #0d5e8f13
+if __name__ == '__main__': sys.exit(main())
