@@ -8,7 +8,7 @@ from tfinpaint.diffusion.ddpm import (PREDICTS, NetDenoiser, Prediction, discret
     posterior, to_score, to_v, vlb_term)
 from tfinpaint.diffusion.schedule import cosine_schedule, linear_schedule, q_sample, q_step, respaced
 from tfinpaint.diffusion.training import TrainConfig, Trainer, deferred_signals, ema_update, load_weights, step_generator
-from tfinpaint.diffusion.unet import UNet
+from tfinpaint.diffusion.unet import Attention, ResBlock, UNet, time_embedding
 
 @st.composite
 def schedules(draw):
@@ -123,6 +123,62 @@ def test_reverse_step_equals_that_of_diffusers(name, predicts, variance, n_steps
         ours = p_sample(s, NetDenoiser(lambda x_t, step: out, s, predicts, variance), x, t, torch.Generator().manual_seed(t))
         want = theirs.step(out, int(s.timesteps[t])-1, x, generator=torch.Generator().manual_seed(t)).prev_sample
         assert (ours-want).abs().max() < 1e-5*max(1, want.abs().max().item()), t
+
+# the network beside that of diffusers: their weights in our code
+
+def test_time_embedding_equals_that_of_diffusers():
+    embeddings = pytest.importorskip('diffusers.models.embeddings')
+    t = torch.tensor([1, 2, 17, 500, 1000])
+    for dim in (8, 64, 128):
+        want = embeddings.get_timestep_embedding(t, dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+        torch.testing.assert_close(time_embedding(t, dim), want, rtol=0, atol=1e-6)
+
+@pytest.fixture
+def theirs(): # the way down and the middle have the shape of UNet(channels=32, n_blocks=2)
+    diffusers = pytest.importorskip('diffusers')
+    torch.manual_seed(0)
+    return diffusers.UNet2DModel(in_channels=1, out_channels=1, block_out_channels=(32, 64, 64), layers_per_block=2, norm_num_groups=8, attn_norm_num_groups=8,
+                                 down_block_types=('DownBlock2D', 'AttnDownBlock2D', 'AttnDownBlock2D'), attention_head_dim=32,
+                                 up_block_types=('AttnUpBlock2D', 'AttnUpBlock2D', 'UpBlock2D'), resnet_time_scale_shift='scale_shift').requires_grad_(False)
+
+def take(ours, theirs):
+    "Their weights in our module, which is returned."
+    ours.requires_grad_(False)
+    if isinstance(ours, ResBlock):
+        for a, b in (('norm1', 'norm1'), ('conv1', 'conv1'), ('time', 'time_emb_proj'), ('norm2', 'norm2'), ('conv2', 'conv2')): take(getattr(ours, a), getattr(theirs, b))
+        if theirs.conv_shortcut is not None: take(ours.skip, theirs.conv_shortcut)
+    elif isinstance(ours, Attention):
+        take(ours.norm, theirs.group_norm)
+        for p in ('weight', 'bias'):
+            for a, b in ((ours.qkv, [theirs.to_q, theirs.to_k, theirs.to_v]), (ours.proj, theirs.to_out[:1])):
+                getattr(a, p).copy_(torch.cat([getattr(m, p) for m in b]).reshape(getattr(a, p).shape))
+    else: ours.load_state_dict(theirs.state_dict())
+    return ours
+
+def test_blocks_equal_those_of_diffusers(theirs):
+    down, emb = theirs.down_blocks[1], randn(3, 128).float()
+    for i, c in enumerate((32, 64)): # with and without a change of the channels
+        x = randn(3, c, 6, 10, seed=i).float()
+        torch.testing.assert_close(take(ResBlock(c, 64, 128), down.resnets[i])(x, emb), down.resnets[i](x, emb), rtol=1e-5, atol=1e-5)
+    x = randn(3, 64, 6, 10).float()
+    torch.testing.assert_close(take(Attention(64), down.attentions[0])(x), down.attentions[0](x), rtol=1e-5, atol=1e-5)
+
+def test_network_equals_that_of_diffusers_down_to_the_bottom(theirs):
+    ours, x, t, out = UNet(channels=32, n_blocks=2), randn(3, 1, 16, 24).float(), torch.tensor([1, 300, 1000]), []
+    modules = iter(ours.down)
+    for level in theirs.down_blocks:
+        for i, block in enumerate(level.resnets):
+            res, att = next(modules)
+            take(res, block)
+            if isinstance(att, Attention): take(att, level.attentions[i])
+        if level.downsamplers: take(next(modules), level.downsamplers[0].conv)
+    assert next(modules, None) is None
+    for a, b in ((ours.conv_in, theirs.conv_in), (ours.embed[0], theirs.time_embedding.linear_1), (ours.embed[2], theirs.time_embedding.linear_2),
+                 *zip(ours.middle, (theirs.mid_block.resnets[0], theirs.mid_block.attentions[0], theirs.mid_block.resnets[1]))): take(a, b)
+    for m in (ours.middle[2], theirs.mid_block): m.register_forward_hook(lambda m, i, o: out.append(o))
+    ours(x, t); theirs(x, t)
+    assert out[0].std() > .1
+    torch.testing.assert_close(*out, rtol=1e-4, atol=1e-4)
 
 # what must not change, or the shipped weights and the runs that made them are lost
 
