@@ -21,7 +21,8 @@ def tiny(folder, n_steps=6, seed=0, **kw):
     torch.manual_seed(seed)
     valid = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     config = TrainConfig(**{**dict(n_steps=n_steps, batch_size=4, warmup=4, bf16=False, valid_every=2, valid_size=8, save_every=10), **kw})
-    return Trainer(UNet(channels=8, multipliers=(1, 2), attention=(1,)), cosine_schedule(50), lambda n, g: torch.randn(n, 1, 8, 8, generator=g), config, folder, valid)
+    net = UNet(channels=8, multipliers=(1, 2), attention=(1,))
+    return Trainer(net, cosine_schedule(50), lambda n, g: torch.randn(n, 1, 8, 8, generator=g), config, folder, valid)
 
 def launch(cwd, *argv, **env):
     env = {**os.environ, 'OMP_NUM_THREADS': '1', **env}
@@ -118,7 +119,8 @@ def test_the_command_line_under_a_launcher(tmp_path):
     with pytest.MonkeyPatch.context() as m:
         m.setenv('TFINPAINT_DATA', str(tmp_path)); m.chdir(tmp_path)
         assert main(['train', 'tiny.yaml', '--out', 'one', '--device', 'cpu']) == 0
-    r = launch(tmp_path, '-m', 'tfinpaint.cli', 'train', 'tiny.yaml', '--out', 'two', '--device', 'cpu', TFINPAINT_DATA=str(tmp_path), PYTHONPATH=str(TESTS.parent))
+    r = launch(tmp_path, '-m', 'tfinpaint.cli', 'train', 'tiny.yaml', '--out', 'two', '--device', 'cpu',
+               TFINPAINT_DATA=str(tmp_path), PYTHONPATH=str(TESTS.parent))
     assert r.returncode == 0, r.stderr[-3000:]
     assert r.stdout.count('two: step 4') == 1
     agree(tmp_path/'one', tmp_path/'two')
