@@ -1,5 +1,5 @@
 """Training by several processes: the same run as one process, with the same batches, losses, weights and files."""
-import csv, os, subprocess, sys, textwrap, time
+import csv, os, subprocess, sys, textwrap
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np
@@ -87,13 +87,23 @@ def test_two_processes_are_one_run(tmp_path):
     assert torch.load(tmp_path/'pressed'/'last.pt', weights_only=True)['step'] == 3 and not (tmp_path/'nan').exists()
 
 def test_sigterm_to_the_launcher_ends_all_after_one_step(tmp_path):
-    code = f'import sys\nsys.path.insert(0, {str(TESTS)!r})\nfrom test_accelerate import tiny\nt = tiny("run", 10**6, save_every=10**6)\n' \
-           'print("started", flush=True)\nt.fit(progress=False, log=False)\n'
+    code = f'''
+import sys
+sys.path.insert(0, {str(TESTS)!r})
+from test_accelerate import tiny
+t = tiny("run", 10**6, save_every=10**6)
+draw = t.batch
+def batch(n, g): # in the middle of the run
+    if t.step == 2: print("started", flush=True)
+    return draw(n, g)
+t.batch = batch
+t.fit(progress=False, log=False)
+'''
     (tmp_path/'job.py').write_text(code)
     p = subprocess.Popen([sys.executable, *LAUNCH, 'job.py'], cwd=tmp_path, env={**os.environ, 'OMP_NUM_THREADS': '1'}, stdout=subprocess.PIPE,
                          stderr=subprocess.DEVNULL, text=True)
     assert [p.stdout.readline() for _ in range(2)] == ['started\n']*2
-    time.sleep(1); p.terminate(); p.communicate(timeout=120)
+    p.terminate(); p.communicate(timeout=120)
     state = torch.load(tmp_path/'run'/'last.pt', weights_only=True)
     assert len(state['running']) + 2*len(state['curve']) == state['step'] # whole steps only; the run's own saves lie far ahead
 
