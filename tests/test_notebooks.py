@@ -11,6 +11,6 @@ NOTEBOOKS = sorted(nbglob(CONFIG.nbs_path, as_path=True))
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.relative_to(CONFIG.nbs_path).with_suffix('').as_posix())
 def test_notebook(path):
     import matplotlib.pyplot as plt
-    ok, seconds = run_notebook(path, skip_flags=CONFIG.tst_flags.split(), basepath=CONFIG.config_path, cell_timeout=180)
+    ok, seconds = run_notebook(path, skip_flags=CONFIG.tst_flags.split(), basepath=CONFIG.config_path, cell_timeout=400)
     plt.close('all')
     assert ok, f'{path} failed after {seconds:.1f} s (the traceback is above)'
