@@ -139,11 +139,7 @@ class GaussianMixturePrior:
         self.n, self.weights = n, w/w.sum()
         self.components = [GaussianPrior(m, C, allow_singular) for m, C in zip(means, covs)]
 
-    def denoiser(self, schedule: NoiseSchedule, # that the denoiser counts in
-                 variance: str = 'optimal' # of the reverse step: 'optimal', 'posterior' (beta-tilde) or 'beta'
-                ) -> OracleDenoiser: # denoiser(x_t, t) -> Prediction
-        "The perfect denoiser of these signals."
-        return OracleDenoiser(self, schedule, variance)
+    denoiser = GaussianPrior.denoiser
 
     @property
     def mean(self) -> Tensor: return sum(w*c.mean for w, c in zip(self.weights, self.components))
@@ -335,6 +331,7 @@ def _check_walk(prior, schedule, levels, eta, variance, A, y):
     T = schedule.n_steps
     if not isinstance(prior, GaussianPrior): raise TypeError(f'only under a GaussianPrior are the steps affine, got {type(prior).__name__}')
     if len(levels) < 2 or min(levels) < 0 or max(levels) > T: raise ValueError(f'levels must be at least two steps in 0..{T}, got {levels[:5]}')
+    if any(t == s for t, s in pairwise(levels)): raise ValueError('levels must change from one to the next, got the same one twice in a row')
     if eta is not None and not 0 <= eta <= 1: raise ValueError(f'eta must lie in 0..1, got {eta}')
     if variance not in ('posterior', 'beta', 'optimal', 'full'): raise ValueError(f"variance must be 'posterior', 'beta', 'optimal' or 'full', got {variance!r}")
     if (A is None) != (y is None): raise ValueError('give both A and y, or neither')

@@ -313,7 +313,7 @@ class Trainer:
 
     def describe(self) -> dict: # goes into the header of the weights
         "What the weights are, and how they came to be."
-        return {**self.meta, 'training': asdict(self.config), 'steps': self.step, 'windows': self.step*self.config.batch_size,
+        return {**self.meta, 'training': asdict(self.config), 'precision': 'bfloat16' if self.bf16 else 'float32', 'steps': self.step, 'windows': self.step*self.config.batch_size,
                 'hours': round(self.seconds/3600, 3), 'cpu_hours': round(self.cpu_seconds/3600, 3)}
 
     def _write_curve(self, path):
