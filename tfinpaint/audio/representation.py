@@ -36,6 +36,11 @@ class LogMagnitude:
     @property
     def length(self) -> int: return self.n_fft + (self.n_frames-1)*self.hop_length
 
+    def describe(self) -> str:
+        "One sentence for a model card."
+        return (f'Log-magnitude spectrograms, {self.sr} Hz, windows of {self.n_frames*self.hop_length/self.sr:.2f} s '
+                f'({" x ".join(map(str, self.shape[1:]))}).')
+
     def to_db(self, coef: Tensor) -> Tensor: # level [dB], the shape of coef
         "Level of each coefficient [dB], with the soft floor."
         return 10*torch.log10(coef.abs()**2 + 10**(self.floor_db/10))

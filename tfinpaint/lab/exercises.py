@@ -7,11 +7,11 @@ __all__ = ['check_jump', 'check_step_at_snr', 'check_undo', 'check_product', 'ch
            'check_known_sum', 'check_law_step', 'check_tweedie', 'check_wrong_variance', 'check_reach',
            'check_conv_flops', 'check_fold', 'check_subpixel', 'check_ema_memory', 'check_training_loss',
            'check_share_factors', 'check_ddim_noise', 'check_heun_step', 'check_order', 'check_drowns_at',
-           'check_comes_back', 'check_project_pairs', 'check_known_part', 'check_jump_back', 'check_calls', 'check_lsd',
-           'check_dual_window', 'check_inverse', 'check_frames_lost', 'check_samples_lost', 'check_phase_step',
-           'check_keep_known', 'check_predict', 'check_line_fill', 'check_soft_floor', 'check_windows_for',
-           'check_stretch', 'check_columns', 'check_gain_db', 'check_parse_value', 'check_parse_span',
-           'check_robust_ratio']
+           'check_comes_back', 'check_project_pairs', 'check_known_part', 'check_jump_back', 'check_calls',
+           'check_crop_side', 'check_lsd', 'check_dual_window', 'check_inverse', 'check_frames_lost',
+           'check_samples_lost', 'check_phase_step', 'check_keep_known', 'check_predict', 'check_line_fill',
+           'check_soft_floor', 'check_windows_for', 'check_stretch', 'check_columns', 'check_gain_db',
+           'check_parse_value', 'check_parse_span', 'check_robust_ratio']
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #929d5faf
 import math, statistics
@@ -375,6 +375,15 @@ def check_calls(fn # calls(n_steps, jump_length, jump_n_sample) -> int
         want, got = sum(b < a for a, b in pairwise(repaint_times(T, j, r))), fn(T, j, r)
         assert got == want, f'(T, j, r) = ({T}, {j}, {r}): {want} calls, your function says {got}'
     print('check_calls: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #cfe6cd98
+def check_crop_side(fn # crop_side(a, b, u) -> side [pixels]
+                   ) -> None:
+    "Side of a crop, even on a logarithmic scale between two sides."
+    for a, b, u in ((64, 256, .5), (64, 512, 1/3), (32, 32, .7), (56, 64, 0.), (10, 1000, 1.)):
+        want, got = a*(b/a)**u, float(fn(a, b, u))
+        assert abs(got-want) < 1e-6*want, f'a = {a}, b = {b}, u = {u:.3g}: the side is {want:.4g}, your function says {got:.4g}; is its logarithm even?'
+    print('check_crop_side: passed')
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #e71be351
 def check_lsd(fn # lsd(reference_db, estimate_db, mask) -> float
