@@ -250,7 +250,7 @@ def load_pictures(name: str = 'faces_congress', # 'faces_congress' (64 x 64, col
     if name == 'faces_congress' and home and (npz := Path(home)/'faces_congress64.npz').exists():
         with np.load(npz) as f: x = dict(zip((str(n).removesuffix('.jpg') for n in f['names']), f['x']))
         return [Picture(n, torch.from_numpy(x[n.removesuffix('.jpg')].copy()).permute(2, 0, 1)) for n in names]
-    paths = fetch(name, names, progress=True)
+    paths = fetch(name, names, progress=any(not files[n][0].startswith('package:') for n in names))
     if name == 'photographs': return [Picture(n, _photograph(p, (files[n]+[None])[3], max_side)) for n, p in zip(names, paths)]
     from PIL import Image
     return [Picture(n, torch.from_numpy(crop_square(np.array(Image.open(p).convert('RGB')), *files[n][3])).permute(2, 0, 1)) for n, p in zip(names, paths)]

@@ -8,10 +8,10 @@ __all__ = ['check_jump', 'check_step_at_snr', 'check_undo', 'check_product', 'ch
            'check_conv_flops', 'check_fold', 'check_subpixel', 'check_ema_memory', 'check_training_loss',
            'check_share_factors', 'check_ddim_noise', 'check_heun_step', 'check_order', 'check_drowns_at',
            'check_comes_back', 'check_project_pairs', 'check_known_part', 'check_jump_back', 'check_calls',
-           'check_crop_side', 'check_lsd', 'check_dual_window', 'check_inverse', 'check_frames_lost',
-           'check_samples_lost', 'check_phase_step', 'check_keep_known', 'check_predict', 'check_line_fill',
-           'check_soft_floor', 'check_windows_for', 'check_stretch', 'check_columns', 'check_gain_db',
-           'check_parse_value', 'check_parse_span', 'check_robust_ratio']
+           'check_reveal', 'check_crop_side', 'check_lsd', 'check_dual_window', 'check_inverse', 'check_frames_lost',
+           'check_samples_lost', 'check_lowest', 'check_phase_step', 'check_keep_known', 'check_predict',
+           'check_line_fill', 'check_soft_floor', 'check_windows_for', 'check_stretch', 'check_columns',
+           'check_gain_db', 'check_parse_value', 'check_parse_span', 'check_robust_ratio']
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #929d5faf
 import math, statistics
@@ -376,6 +376,19 @@ def check_calls(fn # calls(n_steps, jump_length, jump_n_sample) -> int
         assert got == want, f'(T, j, r) = ({T}, {j}, {r}): {want} calls, your function says {got}'
     print('check_calls: passed')
 
+# %% ../../nbs/50_experiments/05_exercises.ipynb #43878ee0
+def check_reveal(fn # reveal(size, share, generator) -> (size, size) bool
+                ) -> None:
+    "Scattered known pixels, exactly as many as asked for."
+    for seed, size, share in ((0, 64, .1), (1, 64, .1), (2, 50, .333), (3, 10, .5)):
+        m, want = fn(size, share, _generator(seed)), round(share*size*size)
+        assert tuple(m.shape) == (size, size), f'the mask must be ({size}, {size}), got {tuple(m.shape)}'
+        assert int(m.sum()) == want, f'{want} of {size*size} pixels must be known, exactly; got {int(m.sum())}'
+    a, b = fn(64, .5, _generator(0)), fn(64, .5, _generator(1))
+    assert not (a == b).all(), 'two seeds give the same mask: use the generator'
+    for half in (a[:32], a[:, :32]): assert 900 < int(half.sum()) < 1148, 'the known pixels must be spread evenly over the picture'
+    print('check_reveal: passed')
+
 # %% ../../nbs/50_experiments/05_exercises.ipynb #cfe6cd98
 def check_crop_side(fn # crop_side(a, b, u) -> side [pixels]
                    ) -> None:
@@ -460,6 +473,19 @@ def check_samples_lost(fn # samples_lost(n_columns, n_fft, hop_length) -> int
             want, got = int((~inside).sum()), int(fn(n_columns, n_fft, hop))
             assert got == want, f'{n_columns} columns, n_fft {n_fft}, hop {hop}: {want} samples are seen by no known frame, you said {got}'
     print('check_samples_lost: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #59ae5171
+def check_lowest(fn # lowest(score, coverage) -> (F, N) bool, True = known
+                ) -> None:
+    "A picture turned into a mask, against counting."
+    g = _generator()
+    for name, score in {'of noise': torch.rand(7, 9, generator=g), 'with steps': torch.arange(63.).reshape(7, 9)//10, 'that is flat': torch.zeros(7, 9)}.items():
+        for coverage in (.1, .25, .5, .9):
+            m, want = fn(score.clone(), coverage), round(coverage*63)
+            assert isinstance(m, torch.Tensor) and m.shape == score.shape and m.dtype == torch.bool, 'return a bool tensor of shape (F, N), True = known'
+            assert int((~m).sum()) == want, f'a picture {name}, coverage {coverage}: {want} cells should be missing, yours loses {int((~m).sum())}'
+            assert score[~m].max() <= score[m].min(), f'a picture {name}, coverage {coverage}: a cell is kept that is lower than one that is lost'
+    print('check_lowest: passed')
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #1c511dba
 def check_phase_step(fn # phase_step(stft, z, magnitude, length) -> z (B, F, N)
