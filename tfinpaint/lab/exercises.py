@@ -8,10 +8,10 @@ __all__ = ['check_jump', 'check_step_at_snr', 'check_undo', 'check_product', 'ch
            'check_conv_flops', 'check_fold', 'check_subpixel', 'check_ema_memory', 'check_training_loss',
            'check_share_factors', 'check_ddim_noise', 'check_heun_step', 'check_order', 'check_drowns_at',
            'check_comes_back', 'check_project_pairs', 'check_known_part', 'check_jump_back', 'check_calls',
-           'check_reveal', 'check_crop_side', 'check_lsd', 'check_dual_window', 'check_inverse', 'check_frames_lost',
-           'check_samples_lost', 'check_lowest', 'check_phase_step', 'check_keep_known', 'check_predict',
-           'check_line_fill', 'check_soft_floor', 'check_windows_for', 'check_stretch', 'check_columns',
-           'check_gain_db', 'check_parse_value', 'check_parse_span', 'check_robust_ratio']
+           'check_reveal', 'check_relax', 'check_crop_side', 'check_lsd', 'check_dual_window', 'check_inverse',
+           'check_frames_lost', 'check_samples_lost', 'check_lowest', 'check_phase_step', 'check_keep_known',
+           'check_predict', 'check_line_fill', 'check_soft_floor', 'check_windows_for', 'check_stretch',
+           'check_columns', 'check_gain_db', 'check_parse_value', 'check_parse_span', 'check_robust_ratio']
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #929d5faf
 import math, statistics
@@ -388,6 +388,20 @@ def check_reveal(fn # reveal(size, share, generator) -> (size, size) bool
     assert not (a == b).all(), 'two seeds give the same mask: use the generator'
     for half in (a[:32], a[:, :32]): assert 900 < int(half.sum()) < 1148, 'the known pixels must be spread evenly over the picture'
     print('check_reveal: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #3b057c45
+def check_relax(fn # relax(u (H, W), mask (H, W) bool) -> (H, W)
+               ) -> None:
+    "One step of Jacobi's iteration for the harmonic filling."
+    import torch
+    u, mask = torch.rand(12, 12, generator=_generator()), torch.ones(12, 12, dtype=torch.bool)
+    mask[4:9, 3:8] = False
+    got = fn(u.clone(), mask)
+    assert torch.equal(got[mask], u[mask]), 'known pixels must stay as they are'
+    for y, x in ((4, 3), (6, 5), (8, 7)):
+        want = (u[y-1, x] + u[y+1, x] + u[y, x-1] + u[y, x+1])/4
+        assert abs(got[y, x]-want) < 1e-6, f'pixel ({y}, {x}) must become the mean of its four neighbours, {want:.4f}, got {got[y, x]:.4f}'
+    print('check_relax: passed')
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #cfe6cd98
 def check_crop_side(fn # crop_side(a, b, u) -> side [pixels]
