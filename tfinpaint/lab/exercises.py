@@ -8,10 +8,12 @@ __all__ = ['check_jump', 'check_step_at_snr', 'check_undo', 'check_product', 'ch
            'check_conv_flops', 'check_fold', 'check_subpixel', 'check_ema_memory', 'check_training_loss',
            'check_share_factors', 'check_ddim_noise', 'check_heun_step', 'check_order', 'check_drowns_at',
            'check_comes_back', 'check_project_pairs', 'check_known_part', 'check_jump_back', 'check_calls',
-           'check_reveal', 'check_relax', 'check_crop_side', 'check_lsd', 'check_dual_window', 'check_inverse',
-           'check_frames_lost', 'check_samples_lost', 'check_lowest', 'check_phase_step', 'check_keep_known',
-           'check_predict', 'check_line_fill', 'check_soft_floor', 'check_windows_for', 'check_stretch',
-           'check_columns', 'check_gain_db', 'check_parse_value', 'check_parse_span', 'check_robust_ratio']
+           'check_reveal', 'check_relax', 'check_crop_side', 'check_lsd', 'check_frechet', 'check_dual_window',
+           'check_inverse', 'check_frames_lost', 'check_samples_lost', 'check_lowest', 'check_glide', 'check_clip_sine',
+           'check_phase_step', 'check_keep_known', 'check_predict', 'check_line_fill', 'check_shrink',
+           'check_atom_weight', 'check_fade_weight', 'check_fade_gradient', 'check_masked_step', 'check_largest_rank',
+           'check_soft_floor', 'check_windows_for', 'check_stretch', 'check_columns', 'check_gain_db',
+           'check_parse_value', 'check_parse_span', 'check_robust_ratio']
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #929d5faf
 import math, statistics
@@ -426,6 +428,21 @@ def check_lsd(fn # lsd(reference_db, estimate_db, mask) -> float
     assert abs(got-want) < 1e-9, f'expected {want:.4f} dB, got {got:.4f}'
     print('check_lsd: passed')
 
+# %% ../../nbs/50_experiments/05_exercises.ipynb #fe7a19c4
+def check_frechet(fn # frechet(mean_a, std_a, mean_b, std_b) -> float, (D,) each
+                 ) -> None:
+    "Frechet distance of two Gaussians with independent numbers, against the package."
+    from tfinpaint.diffusion.oracle import GaussianPrior, wasserstein2
+    g = _generator()
+    m, s, n, t = torch.randn(4, 6, generator=g, dtype=torch.float64)
+    s, t = s.abs() + .1, t.abs() + .1
+    want = wasserstein2(GaussianPrior(m, torch.diag(s**2)), GaussianPrior(n, torch.diag(t**2)))**2
+    got = float(fn(m, s, n, t))
+    if abs(got - want**.5) < 1e-9: raise AssertionError('that is its square root: the distance is reported squared')
+    if abs(got - float(((m-n)**2).sum() + ((s**2-t**2)**2).sum())) < 1e-9: raise AssertionError('that compares variances; compare deviations')
+    assert abs(got-want) < 1e-9, f'expected {want:.4f}, got {got:.4f}; sum over the numbers'
+    print('check_frechet: passed')
+
 # %% ../../nbs/50_experiments/05_exercises.ipynb #3c6492f0
 def check_dual_window(fn # dual_window(window, hop_length) -> (W,)
                      ) -> None:
@@ -501,6 +518,29 @@ def check_lowest(fn # lowest(score, coverage) -> (F, N) bool, True = known
             assert score[~m].max() <= score[m].min(), f'a picture {name}, coverage {coverage}: a cell is kept that is lower than one that is lost'
     print('check_lowest: passed')
 
+# %% ../../nbs/50_experiments/05_exercises.ipynb #0d039d22
+def check_glide(fn # glide(f_hz, sr) -> (L,)
+               ) -> None:
+    "A sine that follows a frequency curve, against a phase added up sample by sample."
+    for name, f in {'constant': torch.full((400,), 440.), 'rising': torch.linspace(100, 3000, 400), 'jumping': torch.tensor([500., 1500.]).repeat_interleave(200)}.items():
+        phase, want = 0., []
+        for v in f.double().tolist(): want.append(math.sin(phase)); phase += 2*math.pi*v/16000
+        _same(fn(f.double(), 16000), torch.tensor(want, dtype=torch.float64), f'a {name} frequency: the phase is the running sum of 2 pi f/sr, and 0 at the first sample', 1e-6)
+    print('check_glide: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #51f64187
+def check_clip_sine(fn # clip_sine(share) -> limit, loss [dB]
+                   ) -> None:
+    "Limit and loss of a clipped sine, against a million samples of one."
+    x = torch.sin(2*math.pi*(torch.arange(1_000_000, dtype=torch.float64)+.5)/1_000_000)
+    for share in (.1, .5, .9):
+        limit, loss_db = fn(share)
+        destroyed = float((x.abs() >= limit).double().mean())
+        assert abs(destroyed-share) < 1e-4, f'a share of {share} was wanted, your limit {limit:.4f} destroys {destroyed:.4f}'
+        want = -10*math.log10(float(x.clamp(-limit, limit).square().mean()/x.square().mean()))
+        assert abs(loss_db-want) < 1e-3, f'at a share of {share} the RMS falls by {want:.3f} dB, your function says {loss_db:.3f}; the clipped samples have the square of the limit'
+    print('check_clip_sine: passed')
+
 # %% ../../nbs/50_experiments/05_exercises.ipynb #1c511dba
 def check_phase_step(fn # phase_step(stft, z, magnitude, length) -> z (B, F, N)
                     ) -> None:
@@ -562,6 +602,90 @@ def check_line_fill(fn # line_fill(row, known) -> (N,)
         assert got.shape == (20,), f'expected 20 values, got shape {got.shape}'
         assert np.allclose(got, want), f'hole {hole[0]}..{hole[1]-1} of a row of 20: expected {np.round(want[slice(*hole)], 2)}, got {np.round(got[slice(*hole)], 2)}'
     print('check_line_fill: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #a5c06001
+def check_shrink(fn # shrink(z, tau) -> tensor
+                ) -> None:
+    "The soft threshold of complex numbers, against its definition by modulus and phase."
+    g = _generator()
+    z = torch.complex(torch.randn(50, generator=g), torch.randn(50, generator=g))
+    for tau in (.5, 1., 2.):
+        _same(fn(z, tau).abs(), (z.abs()-tau).clamp(min=0), f'tau = {tau}: the modulus shrinks by tau, and below tau it becomes zero')
+        _same(fn(z, tau), torch.polar((z.abs()-tau).clamp(min=0), z.angle()), 'the phase must stay as it was')
+    got = fn(torch.zeros(3, dtype=torch.complex64), 1.)
+    assert torch.equal(got, torch.zeros_like(got)), f'0 must stay 0, got {got[0]}: do not divide by the modulus of zero'
+    print('check_shrink: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #a5c06002
+def check_atom_weight(fn # atom_weight(window, known) -> 0..1
+                     ) -> None:
+    "The share of a window's energy that lies on known samples."
+    window = torch.hann_window(16, dtype=torch.float64)
+    known = torch.ones(40, dtype=torch.bool)
+    for hole in ((20, 30), (4, 8), (0, 8), (8, 20), (0, 40)):
+        known[:] = True
+        known[slice(*hole)] = False
+        want = float((window.square()*known[:16]).sum()/window.square().sum())
+        got = fn(window, known)
+        assert abs(float(got)-want) < 1e-9, f'samples {hole[0]}..{hole[1]-1} missing: expected {want:.3f}, got {float(got):.3f}; energy is the square of the window'
+    print('check_atom_weight: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #f4de0001
+def check_fade_weight(fn # fade_weight(sigma, gamma) -> lambda
+                     ) -> None:
+    "The weight of time-frequency fading that takes a given share from an eigenvector, put back into the gain."
+    from tfinpaint.timefreq.fading import fade_gain
+    for sigma, gamma in ((.5, .5), (.999, .5), (.2, .9), (.999999, .01), (.7, 0.)):
+        lam = float(fn(sigma, gamma))
+        assert lam >= 0, f'sigma = {sigma}, gamma = {gamma}: a weight is not negative, yours is {lam:.3g}'
+        got = float(fade_gain(torch.tensor(sigma, dtype=torch.float64), lam))
+        assert abs(got-gamma) < 1e-6, f'sigma = {sigma}: with your lambda = {lam:.3g} the share taken is {got:.4f}, wanted {gamma}; multiply by the denominator first'
+    print('check_fade_weight: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #f4de0002
+def check_fade_gradient(fn # downhill(frame, x, x0, region, lam) -> (B, L)
+                       ) -> None:
+    "Minus half the gradient of the objective of time-frequency fading, against automatic differentiation."
+    from tfinpaint.timefreq.fading import TightFrame
+    from tfinpaint.timefreq.stft import STFT
+    g, frame = _generator(), TightFrame(STFT(32, 8), 200)
+    region = torch.zeros(17, 26, dtype=torch.bool); region[0:6, 8:15] = True
+    for lam in (0., .3, 5.):
+        x, x0 = torch.randn(2, 2, 200, generator=g, dtype=torch.float64)
+        x.requires_grad_()
+        (frame.energy(frame.analysis(x-x0), ~region) + lam*frame.energy(frame.analysis(x), region)).sum().backward()
+        got = fn(frame, x.detach(), x0, region, lam)
+        _same(got, -x.grad/2, f'lambda = {lam}: there is a part from outside the region and, with weight lambda, one from inside', tol=1e-8)
+    print('check_fade_gradient: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #f4de0003
+def check_masked_step(fn # masked_step(v, mask, W, H) -> H (K, N)
+                     ) -> None:
+    "One multiplicative update of the activations for Kullback-Leibler's divergence, with holes in the data."
+    from tfinpaint.timefreq.nmf import divergence
+    g = _generator()
+    for f, n, k in ((7, 9, 2), (20, 5, 3)):
+        v, W, H = (torch.rand(*s, generator=g, dtype=torch.float64) + .1 for s in ((f, n), (f, k), (k, n)))
+        mask = torch.rand(f, n, generator=g) < .6
+        mask[0] = True
+        got = fn(torch.where(mask, v, 1e6), mask, W.clone(), H.clone())
+        want = H*(W.T@(mask*v/(W@H)))/(W.T@mask.double())
+        before, after = (float(divergence(v[None], (W@h)[None], mask, 'kl')) for h in (H, torch.as_tensor(got)))
+        assert after <= before, f'the divergence on the known cells rose from {before:.3f} to {after:.3f}: is the mask in the numerator and in the denominator?'
+        _same(got, want, 'the denominator holds the mask, not ones', tol=1e-9)
+    print('check_masked_step: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #f4de0004
+def check_largest_rank(fn # largest_rank(n_bins, n_frames, n_known) -> int
+                      ) -> None:
+    "Largest rank whose free numbers are not more than the known cells, by counting."
+    for f, n in ((256, 128), (20, 30), (5, 5)):
+        for share in (.05, .3, .5, .9, 1.):
+            known = int(share*f*n)
+            want = max((k for k in range(min(f, n)+1) if k*(f+n-k) <= known), default=0)
+            got = fn(f, n, known)
+            assert got == want, f'{f} by {n} cells, {known} known: {want}, your function says {got}; parts can be mixed by an invertible K x K matrix, which takes K*K numbers away'
+    print('check_largest_rank: passed')
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #3ff8d8b6
 def check_soft_floor(fn # fn(a: Tensor [dB above the floor]) -> Tensor, lift of the level [dB]
