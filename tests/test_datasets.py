@@ -130,12 +130,58 @@ def test_a_folder_that_lacks_files(server, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r'1 of 1 files are missing .*b\.flac'): datasets.load_tracks('tones', 'test')
     assert not server.log # a folder that was named is trusted: nothing is downloaded behind its back
 
+def picture(mode, size, **save):
+    import io
+    from PIL import Image
+    x = np.linspace(0, 255, size[0]*size[1]).reshape(size[::-1]).astype(np.uint8)
+    out = io.BytesIO(); Image.fromarray(x).convert(mode).save(out, **save)
+    return out.getvalue()
+
+def test_pictures_are_fetched_cropped_and_read(server, monkeypatch):
+    import io, tarfile
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode='w:xz') as t:
+        for name, data in (('./usr/a.jpg', picture('RGB', (3000, 1500), format='JPEG', quality=95)), ('./usr/b.jpg', picture('L', (300, 200), format='JPEG'))):
+            info = tarfile.TarInfo(name); info.size = len(data); t.addfile(info, io.BytesIO(data))
+    member = lambda name, data: f'{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(data):<10}`\n'.encode() + data + b'\n'*(len(data) % 2)
+    server.files = {'p.deb': b'!<arch>\n' + member('debian-binary', b'2.0\n') + member('data.tar.xz', tar.getvalue()), 'f.png': picture('RGB', (300, 300), format='PNG')}
+    entry = lambda name, *more: [name, hashlib.sha256(server.files[name]).hexdigest(), len(server.files[name]), *more]
+    base = dict(url=server.entry['url'], licence='CC0-1.0', credit='nobody')
+    monkeypatch.setattr(datasets, 'registry', lambda: {
+        'photographs': dict(base, split={'test': ['b']}, files={'a': entry('p.deb', 'usr/a.jpg'), 'b': entry('p.deb', 'usr/b.jpg')}),
+        'faces_congress': dict(base, split={'modulo': 10, 'test': 0}, files={'f': entry('f.png', [150., 150., 128.])})})
+    a, = datasets.load_pictures('photographs', 'train')
+    assert a.pixels.shape == (1, 512, 1024) and a.pixels.dtype == torch.uint8 and 0 <= a.pixels[0, 0, 0] < 8 and a.pixels[0, -1, -1] > 247
+    b, = datasets.load_pictures('photographs', 'test')
+    assert b.pixels.shape == (1, 200, 300) and [n for n, _ in server.log] == ['p.deb']  # small ones stay; the archive is fetched once
+    face, = datasets.load_pictures('faces_congress', 'test')
+    rows = face.pixels[0].float().mean(1)                                               # a ramp over 300 rows, read at every second one
+    want = torch.linspace(0, 255, 300)[150 + 2*(torch.arange(64)-32) + 0]
+    assert face.pixels.shape == (3, 64, 64) and (rows - want).abs().max() < 2
+    with pytest.raises(ValueError, match='load_pictures'): datasets.load_tracks('photographs')
+
+def test_a_package_that_ships_another_file(server, monkeypatch):
+    monkeypatch.setattr(datasets, 'registry', lambda: {'photographs': dict(url='x/', licence='l', credit='c', split={'test': ['camera', 'gone']}, files={
+        'camera': ['package:skimage/data/camera.png', '0'*64, 1], 'gone': ['package:no_such_package/x.png', '0'*64, 1]})})
+    with pytest.raises(OSError, match='not the known file'): datasets.fetch('photographs', ['camera'])
+    with pytest.raises(FileNotFoundError, match='not installed'): datasets.fetch('photographs', ['gone'])
+
 def test_the_shipped_registry():
     reg = datasets.registry()
-    assert {k: len(v['files']) for k, v in reg.items()} == {'piano_ishizaka': 12, 'speech_kathleen': 1132, 'faces_congress': 534}
+    assert {k: len(v['files']) for k, v in reg.items()} == {'piano_ishizaka': 12, 'speech_kathleen': 1132, 'faces_congress': 534, 'photographs': 25}
     for d in reg.values():
         assert d['url'].startswith('https://') and d['url'].endswith('/') and d['licence'] and d['credit']
         for f in d['files'].values(): assert re.fullmatch('[0-9a-f]{64}', f[1]) and f[2] > 0
+
+@pytest.mark.skipif('TFINPAINT_DATA' not in os.environ, reason='needs TFINPAINT_DATA')
+def test_faces_of_the_data_folder():
+    with np.load(Path(os.environ['TFINPAINT_DATA'])/'faces_congress64.npz') as f: x, names = f['x'], [str(n) for n in f['names']]
+    parts = {s: datasets.load_pictures('faces_congress', s) for s in ('train', 'validation', 'test')}
+    assert {s: len(p) for s, p in parts.items()} == {'train': 427, 'validation': 53, 'test': 54}
+    test = {p.name.removesuffix('.jpg'): p.pixels.permute(1, 2, 0).numpy() for p in parts['test']}
+    for i, n in enumerate(names): # the published rule: every tenth in the order of names is for testing
+        assert (n.removesuffix('.jpg') in test) == (sorted(names).index(n) % 10 == 0)
+        if n.removesuffix('.jpg') in test: assert (test[n.removesuffix('.jpg')] == x[i]).all()
 
 @pytest.mark.skipif('TFINPAINT_DATA' not in os.environ, reason='needs TFINPAINT_DATA')
 def test_the_data_folder_has_what_the_registry_names():

@@ -146,7 +146,7 @@ def _list(name, text): # '[1, 2, 2]'
     return value
 
 @app.command()
-def train(config: str = typer.Argument(..., help='Config file (YAML), or the name of a shipped one: piano_16k.'),
+def train(config: str = typer.Argument(..., help='Config file (YAML), or the name of a shipped one: piano_16k, faces_64, photos_64.'),
           out: Path = typer.Option(Path('runs/train'), help='Folder of checkpoints and logs.'),
           minutes: Optional[float] = typer.Option(None, help='Stop after so many minutes.'),
           steps: Optional[int] = typer.Option(None, min=1, help='Stop at this step (the same as -p training.n_steps).'),
@@ -172,8 +172,8 @@ def models():
     from tfinpaint.audio.models import list_models
     rows = list_models()
     if not rows: typer.echo('no models are installed with this package'); return
-    columns = dict(name='name', domain='domain', sr='rate [Hz]', megabytes='size [MB]', licence='licence', hours='training [h]')
-    _table([list(columns.values())] + [[str(r[k]) for k in columns] for r in rows])
+    columns = dict(name='name', domain='domain', shape='sees', sr='rate [Hz]', megabytes='size [MB]', licence='licence', hours='training [h]')
+    _table([list(columns.values())] + [['-' if r[k] is None else str(r[k]) for k in columns] for r in rows])
 
 def _table(rows): # rows of texts; the first is the head
     width = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
@@ -189,9 +189,11 @@ def data_list():
 def data_prepare(name: str = typer.Argument(..., help='Data set (see: tfinpaint data list).'),
                  sr: int = typer.Option(16000, min=1000, help='Rate to convert to [Hz].'),
                  cache: Optional[Path] = typer.Option(None, help='Where to keep it; default: the cache folder of the user.')):
-    "Fetch a data set, check every file, convert it to mono FLAC; once."
-    from tfinpaint.audio.datasets import prepare
-    with _interruptible(lambda: 'what has arrived is kept; the same command goes on from there'): folder = prepare(name, sr, cache=cache, progress=True)
+    "Fetch a data set, check every file, convert recordings to mono FLAC; once."
+    from tfinpaint.audio.datasets import PICTURES, fetch, prepare
+    with _interruptible(lambda: 'what has arrived is kept; the same command goes on from there'):
+        if name in PICTURES: folder = fetch(name, cache=cache, progress=True)[0].parent
+        else: folder = prepare(name, sr, cache=cache, progress=True)
     typer.echo(f'{name} is ready in {folder}')
 
 # %% ../nbs/90_appendix/01_cli.ipynb #0d5e8f13

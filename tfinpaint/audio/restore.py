@@ -251,7 +251,9 @@ def prepare(method: str, model, device: str = 'auto'): # a Model, or None for a 
     "The model that a method needs; an unknown method or model is an error that lists the valid ones."
     if method not in METHODS: raise ValueError(f'unknown method {method!r}: choose {", ".join(METHODS)}')
     if method != 'repaint': return None
-    return model if isinstance(model, Model) else load_model(model, device)
+    model = model if isinstance(model, Model) else load_model(model, device)
+    if not isinstance(model.rep, LogMagnitude): raise ValueError(f'{model.name} is a model of pictures, not of sound: see `tfinpaint models`')
+    return model
 
 def check_cells(mask: Tensor, shape: tuple) -> Tensor: # (F, N) bool
     "Refuse a mask of another shape, one that is not binary, or one that hides everything or nothing."
