@@ -194,7 +194,7 @@ def _by_gradients(gram: MaskedGram, coef: Tensor, n_iter: int = 300, tol: float 
         p = inverse*r + now/before.clamp(min=1e-300)*p
     return x
 
-# %% ../../nbs/30_timefreq/03_information.ipynb #467c6253
+# %% ../../nbs/30_timefreq/03_information.ipynb #23627696
 def _bytes(gram: MaskedGram) -> int:
     "Memory that the factors of the coupled stretches take."
     blocks = max(gram.stft.win_length, 128)
@@ -211,7 +211,7 @@ def restore_determined(stft: STFT, # the frame
                        mask: Tensor, # (F, N) bool, True = known
                        length: int, # samples of the wave L
                        *, tol: float = 1e-10, # share of a sample that may be lost for it to count as determined, 0..1
-                       memory_gb: float = 1. # above this the work is done by conjugate gradients, and `determined` found with two test waves
+                       memory_gb: float = .3 # above this: 300 rounds of conjugate gradients, and `determined` is where they bring back white noise, to tol
                       ) -> tuple: # wave (B, L), determined (L,) bool
     """Restore exactly what the known coefficients determine; the other samples take the values of the least-norm solution (0 where nothing is known).
 
