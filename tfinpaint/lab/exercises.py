@@ -8,12 +8,13 @@ __all__ = ['check_jump', 'check_step_at_snr', 'check_undo', 'check_product', 'ch
            'check_conv_flops', 'check_fold', 'check_subpixel', 'check_ema_memory', 'check_training_loss',
            'check_share_factors', 'check_ddim_noise', 'check_heun_step', 'check_order', 'check_drowns_at',
            'check_comes_back', 'check_project_pairs', 'check_known_part', 'check_jump_back', 'check_calls',
-           'check_reveal', 'check_relax', 'check_crop_side', 'check_lsd', 'check_frechet', 'check_dual_window',
-           'check_inverse', 'check_frames_lost', 'check_samples_lost', 'check_lowest', 'check_glide', 'check_clip_sine',
-           'check_phase_step', 'check_keep_known', 'check_predict', 'check_line_fill', 'check_shrink',
-           'check_atom_weight', 'check_fade_weight', 'check_fade_gradient', 'check_masked_step', 'check_largest_rank',
-           'check_soft_floor', 'check_windows_for', 'check_stretch', 'check_columns', 'check_gain_db',
-           'check_parse_value', 'check_parse_span', 'check_robust_ratio']
+           'check_second_number', 'check_budget_steps', 'check_effective_number', 'check_reveal', 'check_relax',
+           'check_crop_side', 'check_lsd', 'check_frechet', 'check_dual_window', 'check_inverse', 'check_frames_lost',
+           'check_samples_lost', 'check_lowest', 'check_glide', 'check_clip_sine', 'check_phase_step',
+           'check_keep_known', 'check_predict', 'check_line_fill', 'check_overlap_known', 'check_nearest',
+           'check_shrink', 'check_atom_weight', 'check_fade_weight', 'check_fade_gradient', 'check_masked_step',
+           'check_largest_rank', 'check_soft_floor', 'check_windows_for', 'check_stretch', 'check_columns',
+           'check_gain_db', 'check_parse_value', 'check_parse_span', 'check_robust_ratio']
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #929d5faf
 import math, statistics
@@ -378,6 +379,39 @@ def check_calls(fn # calls(n_steps, jump_length, jump_n_sample) -> int
         assert got == want, f'(T, j, r) = ({T}, {j}, {r}): {want} calls, your function says {got}'
     print('check_calls: passed')
 
+# %% ../../nbs/50_experiments/05_exercises.ipynb #e1c0a7d3
+def check_second_number(fn # second_number(x0 (2,), J (2, 2), alpha_bar, y) -> number
+                       ) -> None:
+    "The guess of the second number given x_t and the first, against the conditional law of a Gaussian pair."
+    from tfinpaint.diffusion.oracle import GaussianPrior
+    for a, rho, y in ((.9, .9, 1.5), (.3, -.5, -1.), (.02, .99, .4)):
+        C, I = torch.tensor([[1, rho], [rho, 1]], dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+        J, x_t = a**.5*C @ torch.linalg.inv(a*C + (1-a)*I), torch.randn(2, generator=_generator(), dtype=torch.float64)
+        law = GaussianPrior(torch.zeros(2), C).conditional(a**.5*I, x_t, 1-a)
+        want, got = law.conditional(I[:1], torch.tensor([y])).mean[1].item(), float(fn(J @ x_t, J, a, y))
+        assert abs(got-want) < 1e-6, f'alpha_bar = {a:g}, y = {y:g}: {want:.4f}, your function says {got:.4f}; the factor of the covariance stands in numerator and denominator'
+    print('check_second_number: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #e1c0a7d4
+def check_budget_steps(fn # budget_steps(budget, k, b) -> int
+                      ) -> None:
+    "Most steps of moment matching that a budget of calls pays, against trying."
+    for budget, k, b in ((120, 9, 1.), (120, 0, 1.), (2410, 9, 2.), (60, 3, .5), (5, 9, 1.)):
+        want = max([1] + [n for n in range(1, budget+1) if n*(1 + k*b) <= budget])
+        got = fn(budget, k, b)
+        assert got == want, f'budget {budget}, k = {k}, b = {b:g}: {want} steps, your function says {got}; a step is one call and k backward passes'
+    print('check_budget_steps: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #e1c0a7d5
+def check_effective_number(fn # effective_number(log_w (N,)) -> number
+                          ) -> None:
+    "1 over the sum of squared weights, from their logarithms, also where exp would be 0."
+    for w, shift in (([1., 1., 1., 1.], 0.), ([3., 1.], -5.), ([1., 2., 3.], -2000.), ([1., 1e-9, 1e-9], -800.)):
+        w = torch.tensor(w, dtype=torch.float64)
+        want, got = (w.sum()**2/w.square().sum()).item(), float(fn(w.log() + shift))
+        assert abs(got-want) < 1e-9, f'log weights about {shift:g}: {want:.4f}, your function says {got:.4f}; subtract the largest logarithm first'
+    print('check_effective_number: passed')
+
 # %% ../../nbs/50_experiments/05_exercises.ipynb #43878ee0
 def check_reveal(fn # reveal(size, share, generator) -> (size, size) bool
                 ) -> None:
@@ -602,6 +636,41 @@ def check_line_fill(fn # line_fill(row, known) -> (N,)
         assert got.shape == (20,), f'expected 20 values, got shape {got.shape}'
         assert np.allclose(got, want), f'hole {hole[0]}..{hole[1]-1} of a row of 20: expected {np.round(want[slice(*hole)], 2)}, got {np.round(got[slice(*hole)], 2)}'
     print('check_line_fill: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #7f1c0e01
+def check_overlap_known(fn # overlap_known(frames, window, hop, known) -> (W + (N-1)*hop,)
+                       ) -> None:
+    "A wave from the frames that are known, divided by what their windows did."
+    window = torch.hann_window(16, dtype=torch.float64)
+    x = torch.randn(16 + 11*4, generator=_generator(), dtype=torch.float64)
+    for lost in ((), (5,), (5, 6), (3, 4, 5, 6, 7)):
+        known = torch.ones(12, dtype=torch.bool); known[list(lost)] = False
+        frames = torch.stack([window*x[4*n:4*n+16] if known[n] else torch.full((16,), 7., dtype=torch.float64) for n in range(12)])
+        seen = torch.zeros(60, dtype=torch.bool)
+        for n in known.nonzero().flatten().tolist(): seen[4*n+1:4*n+16] = True
+        got = torch.as_tensor(fn(frames, window, 4, known))
+        assert got.shape == (60,), f'expected 60 samples, got shape {tuple(got.shape)}'
+        assert torch.isfinite(got).all(), f'frames {lost} lost: some samples are not finite; put 0 where no known window reaches'
+        off = float((got-x)[seen].abs().max())
+        assert off < 1e-9, f'frames {lost} lost: a sample that is determined is off by {off:.2g}; divide by the squared windows of the known frames only'
+        assert not got[~seen].any(), f'frames {lost} lost: samples that no known window reaches must be 0'
+    print('check_overlap_known: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #7f1c0e02
+def check_nearest(fn # nearest(x, A, c) -> (n,)
+                 ) -> None:
+    "The projection onto the vectors that measure c."
+    g = _generator()
+    for m, n, rank in ((3, 8, 3), (6, 5, 5), (7, 9, 4)):
+        A = torch.randn(m, rank, generator=g, dtype=torch.float64) @ torch.randn(rank, n, generator=g, dtype=torch.float64)
+        x, x0 = torch.randn(2, n, generator=g, dtype=torch.float64)
+        c, got = A @ x0, torch.as_tensor(fn(x, A, A @ x0))
+        assert got.shape == (n,), f'expected {n} values, got shape {tuple(got.shape)}'
+        miss = float((A @ got - c).norm()/c.norm())
+        assert miss < 1e-8, f'A of shape {(m, n)} and rank {rank}: the answer misses c by {miss:.2g}; the adjoint undoes A only where its rows are orthonormal'
+        null = torch.linalg.svd(A)[2][rank:]
+        assert float((null @ (got-x)).norm() if len(null) else 0) < 1e-8, f'A of shape {(m, n)}: the answer measures c but is not the nearest: it moves what A does not see'
+    print('check_nearest: passed')
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #a5c06001
 def check_shrink(fn # shrink(z, tau) -> tensor
