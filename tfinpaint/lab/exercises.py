@@ -9,12 +9,12 @@ __all__ = ['check_jump', 'check_step_at_snr', 'check_undo', 'check_product', 'ch
            'check_share_factors', 'check_ddim_noise', 'check_heun_step', 'check_order', 'check_drowns_at',
            'check_comes_back', 'check_project_pairs', 'check_known_part', 'check_jump_back', 'check_calls',
            'check_second_number', 'check_budget_steps', 'check_effective_number', 'check_reveal', 'check_relax',
-           'check_crop_side', 'check_lsd', 'check_frechet', 'check_dual_window', 'check_inverse', 'check_frames_lost',
-           'check_samples_lost', 'check_lowest', 'check_glide', 'check_clip_sine', 'check_phase_step',
-           'check_keep_known', 'check_predict', 'check_line_fill', 'check_overlap_known', 'check_nearest',
-           'check_shrink', 'check_atom_weight', 'check_fade_weight', 'check_fade_gradient', 'check_masked_step',
-           'check_largest_rank', 'check_soft_floor', 'check_windows_for', 'check_stretch', 'check_columns',
-           'check_gain_db', 'check_parse_value', 'check_parse_span', 'check_robust_ratio']
+           'check_crop_side', 'check_lsd', 'check_frechet', 'check_dual_window', 'check_inverse', 'check_to_timeinv',
+           'check_frames_lost', 'check_samples_lost', 'check_lowest', 'check_glide', 'check_clip_sine',
+           'check_phase_step', 'check_keep_known', 'check_predict', 'check_line_fill', 'check_overlap_known',
+           'check_nearest', 'check_shrink', 'check_atom_weight', 'check_fade_weight', 'check_fade_gradient',
+           'check_masked_step', 'check_largest_rank', 'check_soft_floor', 'check_windows_for', 'check_stretch',
+           'check_columns', 'check_gain_db', 'check_parse_value', 'check_parse_span', 'check_robust_ratio']
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #929d5faf
 import math, statistics
@@ -507,6 +507,18 @@ def check_inverse(fn # inverse(coef, stft, length) -> (L,)
         assert torch.isfinite(y).all(), f'length {length}: your wave is not finite; nothing divides by 0 inside the signal'
         assert float(e.max()) < 1e-9, f'n_fft {stft.n_fft}, hop {stft.hop_length}, length {length}: off by {float(e.max()):.2g}, most at sample {int(e.argmax())}'
     print('check_inverse: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #cdf2714f
+def check_to_timeinv(fn # to_timeinv(coef, n_fft, hop_length) -> coef
+                    ) -> None:
+    "Phase counted from sample 0 turned into phase counted from the centre of the window, against `dgt`."
+    from tfinpaint.timefreq.stft import STFT, dgt
+    for n_fft, hop, length in ((32, 8, 160), (30, 10, 120), (64, 20, 640)):
+        x, stft = torch.randn(1, length, generator=_generator(), dtype=torch.float64), STFT(n_fft, hop)
+        got = fn(dgt(x, stft, 'freqinv')[0], n_fft, hop)
+        assert isinstance(got, torch.Tensor) and got.is_complex(), 'return the complex coefficients'
+        _same(got, dgt(x, stft, 'timeinv')[0], f'n_fft = {n_fft}, hop = {hop}: each cell turns by 2 pi k n hop/n_fft; mind the sign')
+    print('check_to_timeinv: passed')
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #dad1f08f
 def check_frames_lost(fn # frames_lost(start, stop, n_fft, hop_length) -> (first, last)
