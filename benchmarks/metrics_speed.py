@@ -6,7 +6,7 @@ The clips are cut from the piano of the package, with a silent gap of 200 ms: th
 does. First, the processor time of each metric on one clip (mean of --each calls after one that loads its model), one thread. Then the wall
 time of all clips in --jobs processes, with their start. A metric whose package is not installed is named and left out.
 """
-import argparse, math, os, time, warnings
+import argparse, math, os, sys, time, warnings
 from importlib.resources import files
 os.environ.setdefault('OMP_NUM_THREADS', '1'); os.environ.setdefault('NUMBA_NUM_THREADS', '1')
 import soundfile as sf
@@ -47,7 +47,15 @@ def main():
     start = time.perf_counter()
     table = evaluate_batch(items, metrics=usable, n_jobs=a.jobs, progress=True)
     took = time.perf_counter()-start
-    print(f'{a.clips} clips of {a.seconds:g} s, {len(usable)+5} columns, {a.jobs} processes: {took:.1f} s ({table.error.notna().sum()} errors, {table.note.notna().sum()} with a note)')
+    cpu = children()
+    print(f'{a.clips} clips of {a.seconds:g} s, {len(usable)+5} columns, {a.jobs} processes: {took:.1f} s on the clock{cpu} ({table.error.notna().sum()} errors, {table.note.notna().sum()} with a note)')
+
+def children():
+    "What the finished processes have used."
+    if sys.platform == 'win32': return ''
+    import resource
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return f', {used.ru_utime+used.ru_stime:.1f} s of processors'
 
 def cost(call, names, n):
     call(names)
