@@ -166,9 +166,9 @@ def two_step(coef: Tensor, # coefficients (B, F, N) complex; what they hold at m
              mask: Tensor, # (F, N) bool, True = known
              stft: STFT, # frame
              length: int, # number of samples L
-             *, order: int = 512, # of the linear predictor, or a tuple of orders: see `ar_interpolate`
-             context: int = 4096, # samples used on each side of a gap
-             n_iter: int = 3 # rounds of Janssen's method
+             *, order: int = (256, 512, 1024, 1536), # of the linear predictor; of a tuple of orders the mean, see `ar_interpolate`
+             context: int = 4096, # samples used on each side of a gap, for a single order
+             n_iter: int = 5 # rounds of Janssen's method
             ) -> Tensor: # wave (B, L)
     """Restore exactly the samples that the known cells determine, then fill what is left by `ar_interpolate`.
 
