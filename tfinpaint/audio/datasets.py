@@ -23,6 +23,8 @@ def registry() -> dict: # name -> url, licence, credit, split, files: {name: [pa
     "The data sets that the package knows, with the address and the hash of every file."
     return json.loads((resources.files('tfinpaint')/'datasets.json').read_text())
 
+PICTURES = ('faces_congress', 'photographs') # data sets of pictures; the others are recordings
+
 def _known(name: str) -> dict:
     "The entry of a data set, or a sentence that lists those that exist."
     if name not in registry(): raise ValueError(f'unknown data set {name!r}; there are: {", ".join(sorted(registry()))}')
@@ -207,8 +209,6 @@ def crop_square(pixels, # picture (H, W, C) uint8 array
     return out.round().clip(0, 255).astype(np.uint8)
 
 # %% ../../nbs/40_audio/01_datasets.ipynb #c4e6c2ab
-PICTURES = ('faces_congress', 'photographs') # data sets of pictures; the others are recordings
-
 @dataclass
 class Picture:
     "One picture: `pixels` (C, H, W) uint8, C = 1 (gray) or 3 (red, green, blue)."
