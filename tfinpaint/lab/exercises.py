@@ -9,12 +9,13 @@ __all__ = ['check_jump', 'check_step_at_snr', 'check_undo', 'check_product', 'ch
            'check_share_factors', 'check_ddim_noise', 'check_heun_step', 'check_order', 'check_drowns_at',
            'check_comes_back', 'check_project_pairs', 'check_known_part', 'check_jump_back', 'check_calls',
            'check_second_number', 'check_budget_steps', 'check_effective_number', 'check_reveal', 'check_relax',
-           'check_crop_side', 'check_lsd', 'check_frechet', 'check_dual_window', 'check_inverse', 'check_to_timeinv',
-           'check_frames_lost', 'check_samples_lost', 'check_lowest', 'check_glide', 'check_clip_sine',
-           'check_phase_step', 'check_keep_known', 'check_predict', 'check_line_fill', 'check_overlap_known',
-           'check_nearest', 'check_shrink', 'check_atom_weight', 'check_fade_weight', 'check_fade_gradient',
-           'check_masked_step', 'check_largest_rank', 'check_soft_floor', 'check_windows_for', 'check_stretch',
-           'check_columns', 'check_gain_db', 'check_parse_value', 'check_parse_span', 'check_robust_ratio']
+           'check_crop_side', 'check_lsd', 'check_frechet', 'check_step_told', 'check_heads_first', 'check_dual_window',
+           'check_inverse', 'check_to_timeinv', 'check_frames_lost', 'check_samples_lost', 'check_lowest',
+           'check_glide', 'check_clip_sine', 'check_phase_step', 'check_keep_known', 'check_predict', 'check_line_fill',
+           'check_overlap_known', 'check_nearest', 'check_shrink', 'check_atom_weight', 'check_fade_weight',
+           'check_fade_gradient', 'check_masked_step', 'check_largest_rank', 'check_soft_floor', 'check_windows_for',
+           'check_stretch', 'check_columns', 'check_gain_db', 'check_parse_value', 'check_parse_span',
+           'check_robust_ratio']
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #929d5faf
 import math, statistics
@@ -476,6 +477,31 @@ def check_frechet(fn # frechet(mean_a, std_a, mean_b, std_b) -> float, (D,) each
     if abs(got - float(((m-n)**2).sum() + ((s**2-t**2)**2).sum())) < 1e-9: raise AssertionError('that compares variances; compare deviations')
     assert abs(got-want) < 1e-9, f'expected {want:.4f}, got {got:.4f}; sum over the numbers'
     print('check_frechet: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #76b0d2b0
+def check_step_told(fn # step_told(t, K, T) -> integer
+              ) -> None:
+    "The step that a network counting from 0 is told, against a respaced schedule."
+    from tfinpaint.diffusion.schedule import respaced
+    for T, K in ((1000, 250), (1000, 1000), (1000, 50), (200, 7)):
+        steps = respaced(linear_schedule(T), K).timesteps
+        for t in (1, 2, K//2, K):
+            got, want = int(fn(t, K, T)), int(steps[t])-1
+            assert got == want, f'step {t} of {K} kept from {T}: expected {want}, got {got}; both count, one from 1 and one from 0, and both ends are kept'
+    print('check_step_told: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #85a1b797
+def check_heads_first(fn # split(qkv, heads) -> queries, keys, values
+              ) -> None:
+    "Queries, keys and values out of one projection, found channel by channel."
+    g = _generator()
+    for heads, c, L in ((1, 4, 3), (2, 3, 5), (4, 2, 6)):
+        qkv = torch.randn(2, 3*heads*c, L, generator=g)
+        for name, i, got in zip(('queries', 'keys', 'values'), range(3), fn(qkv, heads)):
+            want = torch.stack([qkv[:, (3*h+i)*c:(3*h+i+1)*c].transpose(1, 2) for h in range(heads)], 1)
+            assert got.shape == want.shape, f'{name}: expected shape {tuple(want.shape)} (B, H, L, C/H), got {tuple(got.shape)}'
+            assert torch.equal(got, want), f'{name} of {heads} heads are not those channels: the outermost axis is the head'
+    print('check_heads_first: passed')
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #3c6492f0
 def check_dual_window(fn # dual_window(window, hop_length) -> (W,)
