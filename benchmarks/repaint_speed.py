@@ -5,8 +5,10 @@
 The network is the shipped piano model, in float32. Two ratios, each a median of pairs run in turn in one process, with quartiles:
 `repaint` against as many bare forward passes on the same batch, and `repaint` against the scheduler of diffusers with the same
 order of steps, hence the same number of calls. The schedule is short so that the pairs are many; the cost a call is the same.
+On a busy machine the quartiles are wider than the overhead. The last lines therefore give the overhead alone, in seconds of the
+processor: both loops with a network that does nothing, over a forward pass of the real one.
 """
-import argparse, sys
+import argparse, statistics, sys, time
 from itertools import pairwise
 import torch
 from tfinpaint.audio.models import load_model
@@ -41,7 +43,14 @@ def theirs(net, schedule, predicts, y, mask, jump_length, jump_n_sample):
                 else: x = s.undo_step(x, last, g)
                 last = t
         return x
-    return f, sum(b < a for a, b in pairwise([s.timesteps[0]+1, *s.timesteps]))
+    levels = [int(s.timesteps[0])+1, *s.timesteps.tolist()]
+    return f, sum(b < a for a, b in pairwise(levels))
+
+def cpu_s(f, repeats):
+    "Median processor time of a function."
+    f(); seconds = []
+    for _ in range(repeats): start = time.process_time(); f(); seconds.append(time.process_time()-start)
+    return statistics.median(seconds)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -63,5 +72,11 @@ def main():
     except ImportError: sys.exit('diffusers is not installed: pip install diffusers')
     if n != n_calls: sys.exit(f'the two make different numbers of calls, {n_calls} and {n}: there is nothing to compare')
     print(f'{"repaint / diffusers":26}{ratio(ours, other, a.repeat)}', flush=True)
+    one, nothing = cpu_s(bare(model.net, y, 1), 5*a.repeat), lambda x, t: x
+    denoiser.net = nothing
+    loops = {'repaint': ours, 'diffusers': theirs(nothing, schedule, model.meta['training']['predicts'], y, mask, a.jump_length, a.jump_n_sample)[0]}
+    for name, f in loops.items():
+        extra = cpu_s(f, a.repeat)/n_calls
+        print(f'{name + ", overhead":26}{1000*extra:.2f} ms a call, {extra/one:.1%} of a forward pass of {1000*one:.1f} ms (processor time)', flush=True)
 
 if __name__ == '__main__': main()
