@@ -4,6 +4,7 @@ from itertools import pairwise
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from tfinpaint.diffusion.ddpm import NetDenoiser, Prediction, posterior
+from tfinpaint.diffusion.oracle import GaussianPrior, propagate
 from tfinpaint.diffusion.schedule import linear_schedule, respaced
 from tfinpaint.inpainting.problem import Inpainting, Measurement
 from tfinpaint.inpainting.repaint import repaint, repaint_times
@@ -200,6 +201,84 @@ def test_bad_input_is_one_sentence(wrong, error, word):
     kwargs = dict(y=torch.zeros(2, 2), jump_length=4, jump_n_sample=2) | wrong
     with pytest.raises(error, match=word) as e: repaint(lambda x, t: asked.append(t), Inpainting(FIRST), schedule=SCHEDULE, **kwargs)
     assert not asked and '\n' not in str(e.value)
+
+@pytest.mark.parametrize('mask, word', [
+    (torch.tensor([1., .5]), 'found 0.5; threshold it'), (torch.tensor([255, 0], dtype=torch.uint8), 'found 255'), (torch.tensor([0., float('nan')]), 'found nan'),
+    (torch.ones(2), 'nothing is missing'), (torch.zeros(2), 'nothing is known'), (torch.tensor([[True, False, True]]), 'does not fit')])
+def test_a_bad_mask_is_one_sentence(mask, word):
+    asked = []
+    with pytest.raises(ValueError, match=word) as e:
+        repaint(lambda x, t: asked.append(t), Inpainting(mask), torch.zeros(2, 2), SCHEDULE, jump_length=4, jump_n_sample=2)
+    assert not asked and '\n' not in str(e.value)
+
+def test_bytes_as_a_mask_and_as_a_signal():
+    "A 0/1 mask of bytes is the mask of bools; a signal of bytes is refused."
+    y, run = torch.randn(2, 2, generator=gen()), lambda mask, y: repaint(White(), Inpainting(mask), y, SCHEDULE, jump_length=4, jump_n_sample=2, generator=gen(1))
+    assert torch.equal(run(FIRST, y), run(FIRST.to(torch.uint8), y))
+    with pytest.raises(TypeError, match='y.float'): run(FIRST, torch.zeros(2, 2, dtype=torch.uint8))
+
+@pytest.mark.parametrize('j', [12, 13, 500])
+def test_a_jump_that_does_not_fit_names_both_numbers(j):
+    with pytest.raises(ValueError, match=f'jump_length={j} fits into n_steps=12'): repaint_times(12, j, 2)
+    assert repaint_times(12, j, 1) == [*range(11, -2, -1)] # without jumps their length does not matter
+    assert len(repaint_times(12, 11, 2)) > 13              # the longest that fits
+
+CORRELATED = GaussianPrior(torch.zeros(2), torch.tensor([[1, .9], [.9, 1]]).double())
+FORTY = respaced(linear_schedule(1000), 40)
+
+def exact(levels, **kwargs):
+    return propagate(CORRELATED, FORTY, levels, A=torch.tensor([[1., 0.]]), y=torch.tensor([1.5]), **kwargs)
+
+def has_the_law(denoiser, levels_law, runs=4000, measurement=None, **jumps):
+    "Mean and variance of the missing number within four standard errors of the exact law."
+    y = torch.tensor([[1.5, 0.]], dtype=torch.float64).expand(runs, 2)
+    x, law = repaint(denoiser, measurement or Inpainting(FIRST), y, FORTY, generator=gen(8), **jumps)[:, 1], exact(levels_law)
+    m, v = law.mean[1], law.cov[1, 1]
+    return bool((x.mean()-m).abs() < 4*(v/runs).sqrt() and (x.var()-v).abs() < 4*v*(2/runs)**.5)
+
+def test_the_answers_have_the_exact_law_and_resampling_after_the_loop_has_not():
+    levels = [t+1 for t in repaint_times(40, 5, 4)]
+    assert has_the_law(CORRELATED.denoiser(FORTY), levels, jump_length=5, jump_n_sample=4)
+    assert not has_the_law(CORRELATED.denoiser(FORTY), levels, jump_n_sample=1) # replacement
+    down = [*range(40, -1, -1)]
+    after = exact(down + 3*[1, 0])                          # the loops one after the other: replacement again, in law
+    assert torch.allclose(after.mean, exact(down).mean, atol=.01) and not torch.allclose(after.mean, exact(levels).mean, atol=.1)
+
+def test_a_known_part_that_never_arrives_is_caught():
+    class Forgotten(Inpainting):
+        def project(self, x, y): return x
+    levels = [t+1 for t in repaint_times(40, 5, 4)]
+    assert not has_the_law(CORRELATED.denoiser(FORTY), levels, measurement=Forgotten(FIRST), jump_length=5, jump_n_sample=4)
+
+def test_a_walk_without_noise_is_caught():
+    "DDIM with eta = 0, the default of a public scheduler, has another law: that which `propagate` states for it."
+    den, a = CORRELATED.denoiser(FORTY), FORTY.alpha_bar
+    def eta_zero(x, t): # the x0 with which the ancestral mean is the step of DDIM
+        p = den(x, t)
+        one, zero = torch.ones(1, dtype=x.dtype), torch.zeros(1, dtype=x.dtype)
+        c0, ct = posterior(FORTY, one, zero, t)[0], posterior(FORTY, zero, one, t)[0]
+        return p._replace(x0=(a[t-1].sqrt()*p.x0 + (1-a[t-1]).sqrt()*p.eps - ct*x)/c0, var=0*one)
+    levels, y = [t+1 for t in repaint_times(40, 5, 4)], torch.tensor([[1.5, 0.]], dtype=torch.float64).expand(4000, 2)
+    jumps = dict(jump_length=5, jump_n_sample=4)
+    assert has_the_law(den, levels, **jumps) and not has_the_law(eta_zero, levels, **jumps)
+    x, law = repaint(eta_zero, Inpainting(FIRST), y, FORTY, generator=gen(8), **jumps)[:, 1], exact(levels, eta=0.)
+    m, v = law.mean[1], law.cov[1, 1]
+    assert (x.mean()-m).abs() < 4*(v/4000).sqrt() and (x.var()-v).abs() < 4*v*(2/4000)**.5
+
+def noises_of_a_step(measurement, runs=4000):
+    "Correlation of the noise of the reverse step and that of the known part, at a place where both are drawn."
+    seen, project = [], measurement.project
+    measurement.project = lambda x, y: (seen.append((x[:, 1], y[:, 1])), project(x, y))[1]
+    d = White()
+    def den(x, t): measurement.state = GEN.get_state(); return d(x, t)
+    GEN = gen(9)
+    repaint(den, measurement, torch.zeros(runs, 2, dtype=torch.float64), SCHEDULE, jump_n_sample=1, generator=GEN)
+    return torch.corrcoef(torch.stack(seen[5]))[0, 1].item()
+
+def test_one_draw_for_two_noises_is_caught():
+    class OneDraw(Inpainting): # harmless under a mask, where each place uses one of the two; not under a soft mask
+        def noise(self, schedule, y, t, generator=None): generator.set_state(self.state); return super().noise(schedule, y, t, generator)
+    assert abs(noises_of_a_step(Inpainting(FIRST))) < 5/math.sqrt(4000) and noises_of_a_step(OneDraw(FIRST)) > .3
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 def test_a_gpu_draws_the_same_noise():
