@@ -261,7 +261,7 @@ def _by_frames(x, missing, start, stop, win_length, hop_length, solve) -> None: 
 
 # %% ../../nbs/30_timefreq/06_sparse.ipynb #2819d592
 def _omp_frame(y, known, window, n_fft, max_atoms, tol) -> np.ndarray: # (W,)
-    "Greedy choice of frequencies, each with a cosine and a sine under the window; all amplitudes refitted after every choice."
+    "Greedy choice of frequencies, each with a cosine and a sine under `window`; all amplitudes refitted after every choice."
     r, rows, t = y[known].copy(), np.flatnonzero(known), np.arange(len(y))
     q, tri, atoms, out = np.zeros((len(rows), 0)), [], [], np.zeros(len(y))
     w = window[rows]
@@ -285,6 +285,7 @@ def omp_inpaint(wave: Tensor, # (B, L); what it holds at missing samples is not 
                 known_samples: Tensor, # (L,) bool, True = known
                 *, win_length: int = 1024, # Hann window [samples]
                 hop_length: int = 256, # [samples]
+                windowed: bool = False, # True: atoms under the Hann window of the frame; False: plain sines, as in the published comparison
                 redundancy: int = 4, # frequencies of the dictionary per frequency of the transform
                 max_atoms: int = 200, # frequencies chosen for one frame, at most
                 tol: float = .006, # residual at which a frame is done: RMS, relative to the peak around the hole
@@ -294,11 +295,12 @@ def omp_inpaint(wave: Tensor, # (B, L); what it holds at missing samples is not 
 
     Shapes: wave and the result (B, L); known_samples (L,).
     Raises: ValueError for shapes that do not fit, a wave that is not finite, no known sample.
-    Source: Adler et al. 2012, section IV; tolerance and redundancy as in Mokry and Rajmic 2020.
+    Source: Adler et al. 2012, section IV; plain atoms, tolerance and redundancy as in Mokry and Rajmic 2020.
     """
     x, known = _checked(wave, known_samples)
     if min(redundancy, max_atoms) < 1 or not tol > 0: raise ValueError(f'redundancy, max_atoms and tol must be positive, got {redundancy}, {max_atoms}, {tol}')
     window = torch.hann_window(win_length, dtype=torch.float64).numpy()
+    if not windowed: window = np.ones(win_length)
     def solve(y, known): return torch.from_numpy(np.stack([_omp_frame(*f, window, redundancy*win_length, max_atoms, tol) for f in zip(y.numpy(), known.numpy())]))
     for hole in tqdm(_holes(~known, win_length), disable=not progress, desc='OMP', unit='hole'):
         _by_frames(x, ~known, *hole, win_length, hop_length, solve)
