@@ -1,5 +1,5 @@
 ## make demo     restore a real piano clip with the model in the package (the first run installs into .venv)
-## make test     run every test (one file: make test ARGS=tests/test_docs.py)
+## make test     run every test, one process for each processor (one file: make test ARGS=tests/test_docs.py)
 ## make book     build the website, offline
 ## make serve    build the website and show it on http://127.0.0.1:8000
 ## make export   write the package and the README from the notebooks
@@ -39,7 +39,7 @@ demo: .venv/installed-run
 	@$(BIN)/tfinpaint run $(DEMO)
 
 test: .venv/installed-dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 book: .venv/installed-dev
 	@$(BIN)/python tools/book.py $(BOOK)
