@@ -6,8 +6,8 @@
 __all__ = ['GuidedResBlock', 'GuidedAttention', 'GuidedUNet', 'CountFromZero', 'load_guided_diffusion', 'load_diffusers',
            'pad_to_multiple', 'inpaint_picture']
 
-# %% ../../nbs/20_inpainting/07_pretrained.ipynb #38155aaa
-import inspect, pickle, warnings
+# %% ../../nbs/20_inpainting/07_pretrained.ipynb #8ba34b20
+import importlib, inspect, pickle, warnings
 from pathlib import Path
 import torch
 from torch import Tensor, nn
@@ -108,7 +108,7 @@ def _check_input(x, channels, multiple):
     if x.shape[2] % multiple or x.shape[3] % multiple:
         raise ValueError(f'the network takes sizes divisible by {multiple}, got {x.shape[2]}x{x.shape[3]}: use inpaint_picture, which pads and crops')
 
-# %% ../../nbs/20_inpainting/07_pretrained.ipynb #45a077ba
+# %% ../../nbs/20_inpainting/07_pretrained.ipynb #92a79305
 class CountFromZero(nn.Module):
     "A network that counts its steps from 0, called with steps that count from 1."
     def __init__(self, net: nn.Module, # net(x_t, step) -> output, or an object with the output as `.sample`
@@ -130,7 +130,7 @@ def _as_denoiser(net, in_channels, out_channels, multiple, schedule, device, pre
     net = net.to(device).eval().requires_grad_(False)
     return NetDenoiser(CountFromZero(net, in_channels, multiple), schedule, predicts, variance, clip=1.)
 
-# %% ../../nbs/20_inpainting/07_pretrained.ipynb #3a763e44
+# %% ../../nbs/20_inpainting/07_pretrained.ipynb #32b1b32e
 def _read_state(source) -> dict: # {name: tensor}
     "Tensors of a checkpoint, read without running anything that is in the file."
     if isinstance(source, (str, Path)):
@@ -185,7 +185,12 @@ def load_guided_diffusion(state_dict_or_path, # {name: tensor}, or path of a .pt
     net.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
     return _as_denoiser(net, net.in_channels, net.out_channels, net.multiple, schedule or respaced(linear_schedule(1000), 250), device)
 
-# %% ../../nbs/20_inpainting/07_pretrained.ipynb #92f03039
+# %% ../../nbs/20_inpainting/07_pretrained.ipynb #197cf655
+def _diffusers():
+    "The library diffusers, which is not part of the installation."
+    try: return importlib.import_module('diffusers')
+    except ImportError: raise ImportError('load_diffusers needs diffusers: pip install diffusers') from None
+
 def load_diffusers(path, # folder of a UNet2DModel, or of a pipeline that holds one as `unet`
                    *, n_steps: int = None, # steps of the sampler, respaced from training; default: 250, or all if fewer
                    device = 'cpu' # where to compute
@@ -197,8 +202,7 @@ def load_diffusers(path, # folder of a UNet2DModel, or of a pipeline that holds 
     path = Path(path).expanduser()
     root = path/'unet' if (path/'unet').is_dir() else path
     if not (root/'config.json').is_file(): raise FileNotFoundError(f'no config.json in {root}: give the folder that UNet2DModel.save_pretrained wrote')
-    try: from diffusers import UNet2DModel
-    except ImportError: raise ImportError('load_diffusers needs diffusers: pip install diffusers') from None
+    UNet2DModel = _diffusers().UNet2DModel
     weights = next((f for f in ('diffusion_pytorch_model.safetensors', 'diffusion_pytorch_model.bin') if (root/f).is_file()), None)
     if weights is None: raise FileNotFoundError(f'no diffusion_pytorch_model.safetensors (or .bin) in {root}: download the weights too')
     config = UNet2DModel.load_config(root, local_files_only=True)
@@ -215,8 +219,7 @@ def _scheduler(root, n_steps):
     near = next((f for f in (root/'scheduler', root.parent/'scheduler') if (f/'scheduler_config.json').is_file()), None)
     if near is None: base, predicts, variance = linear_schedule(1000), 'eps', 'learned'
     else:
-        from diffusers import DDPMScheduler
-        s = DDPMScheduler.from_pretrained(near, local_files_only=True)
+        s = _diffusers().DDPMScheduler.from_pretrained(near, local_files_only=True)
         kinds, variances = {'epsilon': 'eps', 'sample': 'x0', 'v_prediction': 'v'}, {'fixed_large': 'beta', 'learned_range': 'learned'}
         if s.config.prediction_type not in kinds: raise ValueError(f'{near}: prediction_type {s.config.prediction_type!r} is not one of {", ".join(kinds)}')
         base = NoiseSchedule(torch.cat([torch.zeros(1, dtype=torch.float64), s.betas.double()]))
@@ -224,7 +227,7 @@ def _scheduler(root, n_steps):
     n = min(250, base.n_steps) if n_steps is None else n_steps
     return (base if n == base.n_steps else respaced(base, n)), predicts, variance
 
-# %% ../../nbs/20_inpainting/07_pretrained.ipynb #70c2fb23
+# %% ../../nbs/20_inpainting/07_pretrained.ipynb #025ac674
 def pad_to_multiple(y: Tensor, # pictures (B, C, H, W)
                     mask: Tensor, # (H, W), 1 = known
                     multiple: int # of both sides, >= 1
