@@ -124,18 +124,20 @@ def _bridge(x: np.ndarray, start: int, stop: int, order: int) -> np.ndarray: # (
 # %% ../../nbs/30_timefreq/05_classical.ipynb #135a7431
 def ar_interpolate(wave: Tensor, # (L,) or (B, L); what it holds at missing samples is not used
                    known_samples: Tensor, # (L,) bool, True = known
-                   order: int = 1024, # of the linear predictor, shortened where the context is short; of a tuple of orders, each with a context of 8 orders, the mean
+                   order: int = 1024, # of the linear predictor, shortened where the context is short; of a tuple of orders, each with a context of 8 orders, the mean; 'auto': see below
                    context: int = 8192, # samples used on each side of a gap
                    n_iter: int = 3 # rounds of: predictor from the filled segment under a Hann window, samples from the predictor
                   ) -> Tensor: # same shape, the known samples unchanged
     """Gap by gap, the missing samples that a linear predictor of their surroundings explains best.
 
-    A gap longer than twice the context is predicted from both sides without iteration.
+    A gap longer than twice the context is predicted from both sides without iteration. With order='auto', each gap takes the mean of
+    orders 64, 128, 256 or that of 256, 512, 1024, 1536, whichever better restores holes of its length in the known sound beside it.
 
     Shapes: wave (L,) or (B, L); known_samples (L,).
     Raises: ValueError for shapes that do not fit, a wave that is not finite, or no known sample.
     Source: Janssen, Veldhuis and Vries 1986, gap-wise as in Mokry and Rajmic 2024 (arXiv 2403.04433).
     """
+    if order == 'auto': return _auto_order(wave, known_samples, n_iter)
     if isinstance(order, (tuple, list)):
         if not order: raise ValueError('order is an empty tuple: name at least one order')
         return torch.stack([ar_interpolate(wave, known_samples, p, 8*p, n_iter) for p in order]).mean(0).where(~known_samples.bool(), wave)
@@ -155,6 +157,26 @@ def ar_interpolate(wave: Tensor, # (L,) or (B, L); what it holds at missing samp
                 if stop-start > 2*context: row[start:stop] = _bridge(row[s:e], start-s, stop-s, order) if i == 0 else row[start:stop]
                 elif p > 0: row[start:stop] = _solve_gap(row[s:e], start-s, stop-s, ar_coefficients(row[s:e]*np.hanning(e-s+2)[1:-1], p))
     return torch.where(known_samples.bool(), wave, torch.from_numpy(x.reshape(wave.shape)).to(wave))
+
+# %% ../../nbs/30_timefreq/05_classical.ipynb #classical-auto-code
+def _auto_order(wave: Tensor, known: Tensor, n_iter: int) -> Tensor:
+    "`ar_interpolate` with low or high orders, gap by gap, as two holes of the same length beside the gap advise."
+    def fills(known, n): # (2, ..., L)
+        one = torch.stack([ar_interpolate(wave, known, p, 8*p, n) for p in (64, 128, 256, 512, 1024, 1536)])
+        return torch.stack([one[:3].mean(0), one[2:].mean(0)])
+    best, known = fills(known, n_iter), known.bool().cpu()                 # checks the input
+    trial, out, runs, beside = known.clone(), wave.clone(), gaps(known.numpy()), []
+    for start, stop in runs:
+        h, apart = stop-start, stop-start + 256
+        beside.append([slice(a, a+h) for a in (start-apart-h, stop+apart) if a >= 0 and trial[a:a+h].all() and a+h <= len(known)])
+        for s in beside[-1]: trial[s] = False
+    guess = fills(trial, 1)
+    for (start, stop), at in zip(runs, beside):
+        error = [((guess[..., s]-wave[..., s]).square().sum(-1)/wave[..., s].square().sum(-1).clamp(min=1e-30)) for s in at]
+        low = (sum(error)[0] < sum(error)[1])[..., None] if at else torch.tensor(False) # no known sound beside: high orders
+        out[..., start:stop] = torch.where(low, best[0][..., start:stop], best[1][..., start:stop])
+    return out
+
 
 # %% ../../nbs/30_timefreq/05_classical.ipynb #77842ec2
 def _clear(gram: MaskedGram, determined: Tensor, coef: Tensor # to tell the precision of its numbers
