@@ -3,7 +3,7 @@ import csv, os, signal, subprocess, sys, textwrap
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np
-import pytest, torch, yaml
+import psutil, pytest, torch, yaml
 from tfinpaint.diffusion.schedule import cosine_schedule
 from tfinpaint.diffusion.training import TrainConfig, Trainer, join_processes
 from tfinpaint.diffusion.unet import UNet
@@ -94,7 +94,7 @@ from test_accelerate import tiny
 t = tiny("run", 10**6, save_every=10**6)
 draw = t.batch
 def batch(n, g): # in the middle of the run
-    if t.step == 2: print(os.getpid(), flush=True)
+    if t.step == 2: os.write(1, f'{{os.getpid()}}\\n'.encode()) # at once: two processes share the pipe
     return draw(n, g)
 t.batch = batch
 t.fit(progress=False, log=False)
@@ -104,7 +104,10 @@ t.fit(progress=False, log=False)
                          stderr=subprocess.DEVNULL, text=True)
     processes = [p.pid]
     try:
-        processes += [int(p.stdout.readline()) for _ in range(2)] # both are in their third step
+        lines = [p.stdout.readline()] # one of them is in its third step
+        processes += [c.pid for c in psutil.Process(p.pid).children(recursive=True)]
+        lines.append(p.stdout.readline()) # the other too
+        assert {int(l) for l in lines} <= set(processes)
         for patience in (60, 60): # the launcher was seen to lose a signal, once in four runs
             p.terminate()
             try: p.communicate(timeout=patience); break
