@@ -80,7 +80,7 @@ def _packaged(entry: list) -> Path: # [package:path, SHA-256, ...]
     if spec is None: raise FileNotFoundError(f'{inner} ships with the package {package}, which is not installed: pip install scikit-image scikit-learn')
     path = Path(spec.origin).parent/inner
     if not path.is_file() or sha256(path.read_bytes()).hexdigest() != entry[1]:
-        raise OSError(f'{path} is missing or not the known file: another version of {package} changed it; install the one of this book\'s environment.yml')
+        raise OSError(f'{path} is missing or not the known file: another version of {package} changed it; pip install "scikit-image==0.26.*" "scikit-learn==1.9.*"')
     return path
 
 def fetch(name: str = 'piano_ishizaka', # data set

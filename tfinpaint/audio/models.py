@@ -198,8 +198,8 @@ USE = {'log_magnitude': ('Teaching; filling boxes, scattered holes and short gap
     'The chapters *A model of solo piano* and *One spectrogram, restored* measure where it loses to straight lines and to linear prediction. '
     'It was never tested on other instruments or noise.'),
        'pictures': ('Teaching; inpainting of pictures like those of its data set.', 'It knows the pictures of its training split and nothing else: '
-    'it must not be used to identify, judge or imitate anybody. Larger sizes than its training crops work (the network is convolutional), '
-    'but it has learned nothing about shapes larger than a crop.')}
+    'it must not be used to identify, judge or imitate anybody. It takes pictures larger than its training crops, '
+    'but has learned nothing about shapes larger than a crop.')}
 
 def publish(folder: Path, # folder of a training
             name: str, # of the model
