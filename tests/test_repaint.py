@@ -93,6 +93,7 @@ def test_marginal_law_of_the_known_part():
 
 def test_the_misprinted_deviation_is_caught():
     class Misprint(Inpainting): # 1 - alpha_bar instead of its square root: the paper's algorithm box, and one version of diffusers
+        one_noise = False
         def noise(self, schedule, y, t, generator=None):
             a = schedule.alpha_bar[t]
             return a.sqrt()*y + (1-a)*torch.randn(y.shape, generator=generator, dtype=y.dtype)
@@ -100,12 +101,14 @@ def test_the_misprinted_deviation_is_caught():
 
 def test_a_known_part_at_the_wrong_level_is_caught():
     class Late(Inpainting): # the level of the step before, as in early versions of diffusers
+        one_noise = False
         def noise(self, schedule, y, t, generator=None): return super().noise(schedule, y, min(t+1, schedule.n_steps), generator)
     assert not obeys_the_forward_process(Late(FIRST))
 
 def test_old_noise_in_the_known_part_is_caught():
     "With one noise for all pastes the marginals are right, but two visits of one level see the same known part."
     class Frozen(Inpainting):
+        one_noise = False
         def noise(self, schedule, y, t, generator=None): return super().noise(schedule, y, t, gen(1))
     def correlation(M):
         d = White(); repaint(d, M, torch.zeros(4000, 2, dtype=torch.float64), SCHEDULE, jump_length=4, jump_n_sample=3, generator=gen(6))
@@ -276,9 +279,17 @@ def noises_of_a_step(measurement, runs=4000):
     return torch.corrcoef(torch.stack(seen[5]))[0, 1].item()
 
 def test_one_draw_for_two_noises_is_caught():
-    class OneDraw(Inpainting): # harmless under a mask, where each place uses one of the two; not under a soft mask
+    class TwoDraws(Inpainting): one_noise = False # what a measurement gets that does not say it needs one only
+    class OneDraw(TwoDraws): # harmless under a mask, where each place uses one of the two; not under a soft mask
         def noise(self, schedule, y, t, generator=None): generator.set_state(self.state); return super().noise(schedule, y, t, generator)
-    assert abs(noises_of_a_step(Inpainting(FIRST))) < 5/math.sqrt(4000) and noises_of_a_step(OneDraw(FIRST)) > .3
+    assert abs(noises_of_a_step(TwoDraws(FIRST))) < 5/math.sqrt(4000) and noises_of_a_step(OneDraw(FIRST)) > .3
+    assert noises_of_a_step(Inpainting(FIRST)) > .3 and not Measurement.one_noise
+
+def test_under_a_mask_one_draw_is_enough():
+    "The known part has the noise of its places, the hole that of its own: they stay independent."
+    M = Inpainting(FIRST)
+    d = White(); repaint(d, M, torch.zeros(4000, 2, dtype=torch.float64), SCHEDULE, jump_length=4, jump_n_sample=3, generator=gen(6))
+    for t, x in d.asked[1:]: assert abs(torch.corrcoef(x.T)[0, 1]) < 5/math.sqrt(4000), t
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 def test_a_gpu_draws_the_same_noise():

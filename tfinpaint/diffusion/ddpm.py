@@ -8,6 +8,7 @@ __all__ = ['PREDICTS', 'posterior', 'to_v', 'from_output', 'to_score', 'Predicti
 
 # %% ../../nbs/10_diffusion/02_ddpm.ipynb #e524a2ab
 import math
+from functools import lru_cache
 from typing import Callable, NamedTuple
 import torch
 from torch import Tensor
@@ -26,11 +27,14 @@ def posterior(schedule: NoiseSchedule, # the forward process
     Raises: ValueError for a step outside 1..T.
     Source: Ho et al. 2020, eqs. 6 and 7.
     """
-    t, a, b = _index(t, schedule.n_steps, 1), schedule.alpha_bar, schedule.beta
-    prev, tiny = torch.cat([a[:1], a[:-1]]), torch.finfo(a.dtype).tiny
-    left = (1-a).clamp_min(tiny)
-    c0, ct, var = prev.sqrt()*b/left, schedule.alpha.sqrt()*(1-prev)/left, b*(1-prev)/left
+    t, (c0, ct, var) = _index(t, schedule.n_steps, 1), _posterior_tables(schedule)
     return _at(c0, t, x0)*x0 + _at(ct, t, x_t)*x_t, _at(var, t, x_t)
+
+@lru_cache(64) # of the last schedules
+def _posterior_tables(schedule): # (T+1,) each: factor of x0, factor of x_t, variance
+    a, b = schedule.alpha_bar, schedule.beta
+    prev, left = torch.cat([a[:1], a[:-1]]), (1-a).clamp_min(torch.finfo(a.dtype).tiny)
+    return prev.sqrt()*b/left, schedule.alpha.sqrt()*(1-prev)/left, b*(1-prev)/left
 
 # %% ../../nbs/10_diffusion/02_ddpm.ipynb #2e246b93
 PREDICTS = ('v', 'eps', 'x0', 'score') # what a network may predict
@@ -45,8 +49,8 @@ def to_v(schedule: NoiseSchedule, # the forward process
          t # step in 0..T, an int or (B,) integers
         ) -> Tensor: # v, the shape of x0
     "The velocity sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0 (Salimans and Ho 2022)."
-    t, a = _index(t, schedule.n_steps), schedule.alpha_bar
-    return _at(a.sqrt(), t, x0)*eps - _at((1-a).sqrt(), t, x0)*x0
+    t, (c, s) = _index(t, schedule.n_steps), schedule._roots
+    return _at(c, t, x0)*eps - _at(s, t, x0)*x0
 
 def from_output(schedule: NoiseSchedule, # the forward process
                 out: Tensor, # network output (B, ...), the shape of x_t
@@ -63,8 +67,8 @@ def from_output(schedule: NoiseSchedule, # the forward process
     _known(predicts)
     if out.shape != x_t.shape:
         raise ValueError(f'the network returned shape {tuple(out.shape)} for x_t of shape {tuple(x_t.shape)}: they must agree')
-    t, a = _index(t, schedule.n_steps, 1), schedule.alpha_bar
-    c, s = _at(a.sqrt(), t, x_t), _at((1-a).sqrt(), t, x_t)
+    t = _index(t, schedule.n_steps, 1)
+    c, s = (_at(table, t, x_t) for table in schedule._roots)
     if predicts == 'v': return c*x_t - s*out, s*x_t + c*out
     if predicts == 'x0': return out, (x_t - c*out)/s
     if (c == 0).any(): raise ValueError("at alpha_bar = 0 the noise says nothing about x0: use a network that predicts 'v' or 'x0'")
@@ -96,13 +100,15 @@ def p_sample(schedule: NoiseSchedule, # the forward process
              denoiser: Callable, # denoiser(x_t, t) -> Prediction
              x_t: Tensor, # noisy signal (B, ...)
              t: int, # step in 1..T
-             generator: torch.Generator = None # source of the noise
+             generator: torch.Generator = None, # source of the noise
+             eps: Tensor = None # standard normal noise to use, the shape of x_t; None: draw it
             ) -> Tensor: # x_{t-1}; at t = 1 the mean, without noise
     "One reverse step, x_t -> x_{t-1} (Ho et al. 2020, algorithm 2)."
     pred = denoiser(x_t, t)
     mean = posterior(schedule, pred.x0, x_t, t)[0]
     if t == 1: return mean
-    return mean + pred.var.sqrt()*torch.randn(x_t.shape, generator=generator, dtype=x_t.dtype).to(x_t.device)
+    if eps is None: eps = torch.randn(x_t.shape, generator=generator, dtype=x_t.dtype).to(x_t.device)
+    return mean + pred.var.sqrt()*eps
 
 # %% ../../nbs/10_diffusion/02_ddpm.ipynb #f87addf1
 def sample(schedule: NoiseSchedule, # the forward process
@@ -177,8 +183,8 @@ class NetDenoiser:
 
     def _var(self, x_t, t, frac):
         "Variance of the reverse step: beta-tilde, beta, or what the network says between the two."
-        low, beta = posterior(self.schedule, x_t, x_t, t)[1], _at(self.schedule.beta, t, x_t)
-        return learned_var(self.schedule, frac, t) if self.variance == 'learned' else low if self.variance == 'posterior' else beta
+        if self.variance == 'learned': return learned_var(self.schedule, frac, t)
+        return _at(self.schedule.beta if self.variance == 'beta' else _posterior_tables(self.schedule)[2], t, x_t)
 
 # %% ../../nbs/10_diffusion/02_ddpm.ipynb #4b16b99b
 def ddpm_loss(net: Callable, # network(x_t, step) -> output, the shape of x0

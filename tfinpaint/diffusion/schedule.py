@@ -8,6 +8,7 @@ __all__ = ['NoiseSchedule', 'linear_schedule', 'cosine_schedule', 'q_sample', 'q
 # %% ../../nbs/10_diffusion/01_schedule.ipynb #ab20a186
 import math, operator
 from dataclasses import dataclass
+from functools import cached_property
 import torch
 from torch import Tensor
 
@@ -55,12 +56,14 @@ class NoiseSchedule:
 
     @property
     def n_steps(self) -> int: return len(self.beta) - 1
-    @property
+    @cached_property # every table is made once: samplers ask for them at each step
     def alpha(self) -> Tensor: return 1 - self.beta
-    @property
+    @cached_property
     def alpha_bar(self) -> Tensor: return torch.cumprod(self.alpha, 0)
-    @property
+    @cached_property
     def snr(self) -> Tensor: return self.alpha_bar / (1 - self.alpha_bar)
+    @cached_property
+    def _roots(self) -> tuple: return self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt() # of signal and noise
 
 # %% ../../nbs/10_diffusion/01_schedule.ipynb #b6f3960e
 def _n_steps(n_steps, most: float = math.inf) -> int: # n_steps, an integer in 1..most
@@ -106,6 +109,7 @@ def _index(t, # step or steps, integers
            first: int = 0 # smallest step allowed
           ) -> Tensor:
     "`t` as a long tensor, refused when it leaves first..n_steps."
+    if type(t) is int and first <= t <= n_steps: return torch.tensor(t) # the usual case, without the checks of a tensor
     t = torch.as_tensor(t)
     if t.is_floating_point() or t.dtype == torch.bool: raise TypeError(f't must be an integer step, got {t.dtype}')
     if t.numel() and (t.min() < first or t.max() > n_steps):
@@ -117,7 +121,7 @@ def _at(table: Tensor, # (T+1,) values
         like: Tensor # tensor (B, ...) that the result multiplies
        ) -> Tensor: # table[t] shaped to broadcast over `like`, in its dtype and on its device
     "Look `t` up in a table and shape it for broadcasting."
-    v = table[t.cpu()].to(like.device, like.dtype if like.is_floating_point() else torch.float32)
+    v = table[t if t.device.type == 'cpu' else t.cpu()].to(like.device, like.dtype if like.is_floating_point() else torch.float32)
     return v if v.ndim == 0 else v.reshape(-1, *[1]*(like.ndim-1))
 
 # %% ../../nbs/10_diffusion/01_schedule.ipynb #37f49bbc
@@ -133,8 +137,8 @@ def q_sample(schedule: NoiseSchedule, # the forward process
     Source: Ho et al. 2020, eq. 4.
     """
     if eps.shape != x0.shape: raise ValueError(f'eps has shape {tuple(eps.shape)}, x0 has {tuple(x0.shape)}')
-    t, a = _index(t, schedule.n_steps), schedule.alpha_bar
-    return _at(a.sqrt(), t, x0)*x0 + _at((1-a).sqrt(), t, x0)*eps
+    t, (c, s) = _index(t, schedule.n_steps), schedule._roots
+    return _at(c, t, x0)*x0 + _at(s, t, x0)*eps
 
 # %% ../../nbs/10_diffusion/01_schedule.ipynb #b8afdcf0
 def q_step(schedule: NoiseSchedule, # the forward process

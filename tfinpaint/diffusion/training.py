@@ -326,9 +326,10 @@ class Trainer:
         except OSError as e: raise OSError(f'cannot write to {self.folder} ({e.strerror or e}): choose another folder') from e
 
     def samples(self, n: int = 4, n_steps: int = 50) -> Tensor: # pictures (n, C, H, W) in [0, 1]
-        "A few samples of the averaged network, frequencies upwards, for the log."
+        "A few samples of the averaged network for the log; of spectrograms, frequencies upwards."
         s, g = respaced(self.schedule, min(n_steps, self.schedule.n_steps)), step_generator(self.config.seed, self.step, 2)
         shape = self.batch(1, step_generator(self.config.seed, 0)).shape[1:]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             x = sample(s, NetDenoiser(self.ema, s, self.config.predicts), (n, *shape), g, self.device)
-        return ((x.float().cpu()+1)/2).clamp(0, 1).flip(-2)
+        x = ((x.float().cpu()+1)/2).clamp(0, 1)
+        return x if self.meta.get('representation', {}).get('kind') == 'pictures' else x.flip(-2)

@@ -43,6 +43,8 @@ class Measurement:
 
     Shapes: x (B, ...); y whatever `A` returns.
     """
+    one_noise = False # may the noise of a reverse step serve the known part too? only where each place uses one of the two
+
     def A(self, x: Tensor) -> Tensor:
         "Measure a signal."
         raise NotImplementedError
@@ -58,10 +60,11 @@ class Measurement:
     def noise(self, schedule: NoiseSchedule, # the forward process
               y: Tensor, # what was measured of the clean signal
               t: int, # step in 0..T
-              generator: torch.Generator = None # source of the noise
+              generator: torch.Generator = None, # source of the noise
+              eps: Tensor = None # standard normal noise to use, the shape of y; None: draw it
              ) -> Tensor: # what would be measured of x_t; y itself at t = 0
         "The known part at level t, with fresh noise of deviation sqrt(1 - alpha_bar)."
-        return y if t == 0 else q_sample(schedule, y, t, _randn(y, generator))
+        return y if t == 0 else q_sample(schedule, y, t, _randn(y, generator) if eps is None else eps)
 
     def check(self, y: Tensor) -> None:
         "Refuse a measurement that holds NaN or infinity, or is not made of real floating-point numbers."
@@ -76,6 +79,8 @@ class Inpainting(Measurement):
     Raises: TypeError or ValueError (see `check_mask`) where `check` meets a mask that does not fit.
     Source: Lugmayr et al. 2022, section 4.1.
     """
+    one_noise = True
+
     def __init__(self, mask: Tensor): # 1 or True = known, 0 or False = missing
         check_mask(mask, mask.shape if isinstance(mask, Tensor) else ())
         self.mask = mask.bool()

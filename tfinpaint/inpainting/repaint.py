@@ -64,8 +64,9 @@ def repaint(denoiser: Callable, # denoiser(x_t, t) -> Prediction; its `var` is t
     with tqdm(total=sum(b < a for a, b in pairwise(levels)), disable=not progress, desc='RePaint', unit='call') as bar:
         for t, after in pairwise(levels):
             if after > t: x = q_step(schedule, x, after, _randn(x, generator)); continue # line 10: undo one step
-            unknown = p_sample(schedule, denoiser, x, t, generator)     # lines 6-7: x_{t-1} of the model
-            known = measurement.noise(schedule, y, after, generator)    # lines 4-5: y at level t-1, fresh noise
+            eps = dict(eps=_randn(x, generator)) if after and measurement.one_noise else {} # of both parts, if none needs two
+            unknown = p_sample(schedule, denoiser, x, t, generator, **eps) # lines 6-7: x_{t-1} of the model
+            known = measurement.noise(schedule, y, after, generator, **eps) # lines 4-5: y at level t-1, fresh noise
             x = measurement.project(unknown, known)                     # line 8: paste
             bar.update()
     return x
