@@ -25,13 +25,13 @@ def test_help_in_a_fresh_process_loads_nothing_heavy():
     code = "import sys; from tfinpaint.cli import main; c = main(['--help']); print(c, sorted({'torch', 'numpy', 'pandas', 'matplotlib', 'rich', 'yaml'} & set(sys.modules)))"
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=ENV)
     assert r.stdout.splitlines()[-1] == '0 []' and not r.stderr
-    for command in ('restore', 'run', 'train', 'models', 'data'): assert f'  {command} ' in r.stdout
+    for command in ('restore', 'run', 'sweep', 'collect', 'train', 'models', 'data'): assert f'  {command} ' in r.stdout
 
 def test_version(say):
     import tfinpaint
     assert say('--version') == (0, f'tfinpaint {tfinpaint.__version__}\n', '')
 
-@pytest.mark.parametrize('command', ['restore', 'run', 'train', 'models', 'data'])
+@pytest.mark.parametrize('command', ['restore', 'run', 'sweep', 'collect', 'train', 'models', 'data'])
 def test_help_of_each_command(say, command):
     code, out, err = say(command, '--help')
     assert code == 0 and out.startswith(f'Usage: tfinpaint {command}')
@@ -56,6 +56,8 @@ def test_holes_that_cannot_be(say, option, text, tmp_path):
 def test_files_that_are_not_there(say, tmp_path):
     refused(say('restore', 'in.wav', 'out.wav', '--gap', '1:2'), 'in.wav')
     refused(say('run', 'x.ipynb'), 'x.ipynb')
+    refused(say('sweep', 'x.yaml'), 'x.yaml')
+    refused(say('collect', 'x'), 'no folder of runs at x'); refused(say('collect', 'x.yaml'), 'x.yaml'); refused(say('collect', 'x.ipynb'), 'x.ipynb')
     refused(say('train', 'x.yaml'), 'x.yaml')
     refused(say('restore', tmp_path, 'out.wav', '--gap', '1:2'), 'folder')
 
@@ -63,6 +65,7 @@ def test_files_that_are_something_else(say, tmp_path):
     for name in ('x.wav', 'x.ipynb', 'x.yaml'): (tmp_path/name).write_text('{ [')
     refused(say('restore', 'x.wav', 'out.wav', '--gap', '1:2'), 'x.wav')
     refused(say('run', 'x.ipynb'), 'x.ipynb')
+    refused(say('sweep', 'x.yaml'), 'x.yaml')
     refused(say('train', 'x.yaml'), 'x.yaml')
 
 def test_names_that_do_not_exist(say, tmp_path):

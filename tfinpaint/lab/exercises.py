@@ -7,15 +7,17 @@ __all__ = ['check_jump', 'check_step_at_snr', 'check_undo', 'check_product', 'ch
            'check_known_sum', 'check_law_step', 'check_tweedie', 'check_wrong_variance', 'check_reach',
            'check_conv_flops', 'check_fold', 'check_subpixel', 'check_ema_memory', 'check_training_loss',
            'check_share_factors', 'check_ddim_noise', 'check_heun_step', 'check_order', 'check_drowns_at',
-           'check_comes_back', 'check_project_pairs', 'check_known_part', 'check_jump_back', 'check_calls',
-           'check_second_number', 'check_budget_steps', 'check_effective_number', 'check_reveal', 'check_relax',
-           'check_crop_side', 'check_lsd', 'check_frechet', 'check_step_told', 'check_heads_first', 'check_dual_window',
+           'check_out_scale', 'check_added_std', 'check_comes_back', 'check_project_pairs', 'check_known_part',
+           'check_jump_back', 'check_calls', 'check_second_number', 'check_budget_steps', 'check_effective_number',
+           'check_reveal', 'check_relax', 'check_crop_side', 'check_linear_loss', 'check_memory_guess',
+           'check_mean_gain', 'check_lsd', 'check_frechet', 'check_step_told', 'check_heads_first', 'check_dual_window',
            'check_inverse', 'check_to_timeinv', 'check_frames_lost', 'check_samples_lost', 'check_lowest',
            'check_glide', 'check_clip_sine', 'check_phase_step', 'check_keep_known', 'check_predict', 'check_line_fill',
            'check_overlap_known', 'check_nearest', 'check_shrink', 'check_atom_weight', 'check_fade_weight',
-           'check_fade_gradient', 'check_masked_step', 'check_largest_rank', 'check_soft_floor', 'check_windows_for',
-           'check_stretch', 'check_columns', 'check_gain_db', 'check_parse_value', 'check_parse_span',
-           'check_robust_ratio']
+           'check_fade_gradient', 'check_masked_step', 'check_largest_rank', 'check_band_of', 'check_painless_dual',
+           'check_soft_floor', 'check_windows_for', 'check_declip', 'check_guided_guess', 'check_stretch',
+           'check_columns', 'check_gain_db', 'check_parse_value', 'check_my_seed', 'check_remaining_s',
+           'check_parse_span', 'check_robust_ratio']
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #929d5faf
 import math, statistics
@@ -311,6 +313,26 @@ def check_drowns_at(fn # drowns_at(schedule, stft, level_db) -> int
         assert got == want, f'T = {s.n_steps}, n_fft = {n_fft}, {level:g} dB: step {want}, your function says {got}; the noise has the power of 1/SNR, times the sum of the squared window over the squared scale'
     print('check_drowns_at: passed')
 
+# %% ../../nbs/50_experiments/05_exercises.ipynb #edm0001
+def check_out_scale(fn # out_scale(sigma, sigma_data, c_skip) -> deviation of y - c_skip*(y + sigma n)
+                   ) -> None:
+    "The output scale of EDM for any c_skip, against a sample."
+    g = _generator()
+    y, n = torch.randn(2, 200_000, generator=g, dtype=torch.float64)
+    for sigma, data, skip in ((.1, .5, .9), (1., .5, .2), (3., .057, 0.), (.5, 1., 1.)):
+        want, got = (data*y - skip*(data*y + sigma*n)).std().item(), fn(sigma, data, skip)
+        assert abs(got-want) < .01*want, f'sigma={sigma:g}, sigma_data={data:g}, c_skip={skip:g}: a sample has {want:.4f}, your function says {got:.4f}; variances add up, not deviations'
+    print('check_out_scale: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #edm0002
+def check_added_std(fn # added_std(sigma, n_steps, s_churn) -> float
+                   ) -> None:
+    "The noise of a raise, against the level that has to come out."
+    for sigma, n, churn in ((1., 35, 5.), (.2, 35, 10.), (3., 10, 80.), (.5, 20, 0.)):
+        got, want = (sigma**2 + fn(sigma, n, churn)**2)**.5/sigma, 1 + min(churn/n, 2**.5-1)
+        assert abs(got-want) < 1e-6, f'sigma={sigma:g}, N={n}, S_churn={churn:g}: the level rises to {got:.4f} times itself instead of {want:.4f}; variances add up, and gamma has a largest value'
+    print('check_added_std: passed')
+
 # %% ../../nbs/50_experiments/05_exercises.ipynb #02e19ade
 def check_comes_back(fn # comes_back(stft, wave (1, L), f, n) -> number
                     ) -> None:
@@ -448,6 +470,36 @@ def check_crop_side(fn # crop_side(a, b, u) -> side [pixels]
         want, got = a*(b/a)**u, float(fn(a, b, u))
         assert abs(got-want) < 1e-6*want, f'a = {a}, b = {b}, u = {u:.3g}: the side is {want:.4g}, your function says {got:.4g}; is its logarithm even?'
     print('check_crop_side: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #7be1aa01
+def check_linear_loss(fn # linear_loss(s2, alpha_bar) -> number
+                     ) -> None:
+    "The least loss of v for a number of variance s2, by the closed form of its error."
+    for s2, a in ((1., .3), (4., .9), (.01, .999), (.25, 1e-4)):
+        want, got = (1-a)*s2/(a*s2 + 1-a)/(1-a), float(fn(s2, a))
+        assert abs(got-want) < 1e-9*max(1, want), f's2 = {s2:g}, alpha_bar = {a:g}: {want:.4g}, your function says {got:.4g}; is it the error of v, not of x0?'
+    print('check_linear_loss: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #7be1aa02
+def check_memory_guess(fn # memory_guess(x_t (B, d), known (n, d), alpha_bar) -> (B, d)
+                      ) -> None:
+    "The mean of the rows, weighted by how well each explains x_t."
+    g = _generator()
+    known, z = torch.randn(7, 3, generator=g, dtype=torch.float64), torch.randn(5, 3, generator=g, dtype=torch.float64)
+    for a in (.9, .3, .001):
+        x = a**.5*known[:5] + (1-a)**.5*z
+        w = torch.stack([torch.exp(-(x - a**.5*k).square().sum(1)/2/(1-a)) for k in known], 1)
+        _same(fn(x, known, a), w @ known/w.sum(1, keepdim=True), f'at alpha_bar = {a:g} each row appears in x_t times sqrt(alpha_bar), under noise of variance 1 - alpha_bar', 1e-9)
+    print('check_memory_guess: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #7be1aa03
+def check_mean_gain(fn # mean_gain_db(n) -> gain [dB]
+                   ) -> None:
+    "Gain of the mean of n exact answers over one, against its closed form, at n = 1 and at large n too."
+    for n in (1, 2, 4, 10**9):
+        want, got = 10*math.log10(2*n/(n+1)), float(fn(n))
+        assert abs(got-want) < 1e-6, f'n = {n}: {want:.4f} dB, your function says {got:.4f}; the truth is one more draw, as far from their centre as any'
+    print('check_mean_gain: passed')
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #e71be351
 def check_lsd(fn # lsd(reference_db, estimate_db, mask) -> float
@@ -794,6 +846,31 @@ def check_largest_rank(fn # largest_rank(n_bins, n_frames, n_known) -> int
             assert got == want, f'{f} by {n} cells, {known} known: {want}, your function says {got}; parts can be mixed by an invertible K x K matrix, which takes K*K numbers away'
     print('check_largest_rank: passed')
 
+# %% ../../nbs/50_experiments/05_exercises.ipynb #cqt0001
+def check_band_of(fn # band_of(f_hz, f_min, bins_per_octave) -> int
+                 ) -> None:
+    "The band nearest to a frequency on the logarithmic axis, against a search."
+    for f_min, B in ((62.5, 32), (27.5, 12), (100., 7)):
+        bands = [f_min*2**(k/B) for k in range(-2*B, 8*B)]
+        for f in (f_min, 110., 440., 1234.5, 3000.):
+            want = min(range(len(bands)), key=lambda i: abs(math.log(bands[i]/f))) - 2*B
+            got = fn(f, f_min, B)
+            assert got == want, f'{f:g} Hz with f_min={f_min:g} and {B} bands an octave: band {want}, your function says {got}; an octave is a factor of 2'
+    print('check_band_of: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #cqt0002
+def check_painless_dual(fn # painless_dual(windows (K, F)) -> (K, F)
+                       ) -> None:
+    "Dual windows of the painless case: analysis and synthesis with them leave every frequency as it is."
+    w = torch.rand(6, 20, generator=_generator(), dtype=torch.float64)*(torch.rand(6, 20, generator=_generator(1)) < .6)
+    w[0] += .1
+    d = fn(w)
+    assert d.shape == w.shape, f'shape {tuple(d.shape)}, expected {tuple(w.shape)}'
+    worst = ((w*d).sum(0)-1).abs().max().item()
+    assert worst < 1e-9, f'windows times duals add up to 1 only within {worst:.3g}: divide by the sum of squares over the bands, at each frequency'
+    assert not d[w == 0].any(), 'a dual window is zero where its window is: it must not leave the band'
+    print('check_painless_dual: passed')
+
 # %% ../../nbs/50_experiments/05_exercises.ipynb #3ff8d8b6
 def check_soft_floor(fn # fn(a: Tensor [dB above the floor]) -> Tensor, lift of the level [dB]
                     ) -> None:
@@ -815,6 +892,31 @@ def check_windows_for(fn # fn(hours, seconds_per_step, batch_size) -> int
         want, got = int(hours*3600/sps)*n, fn(hours, sps, n)
         assert got == want, f'{hours} h at {sps} s a step, batches of {n}: expected {want} windows, got {got}'
     print('check_windows_for: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #cqt0003
+def check_declip(fn # declip(x, y, limit) -> nearest signal that clips to y
+                ) -> None:
+    "The projection on the signals that clip to what was seen."
+    g = _generator()
+    clean, x = 2*torch.randn(2, 500, generator=g, dtype=torch.float64)
+    y = clean.clamp(-1, 1)
+    got, hint = fn(x, y, 1.), 'samples below the limit are known; at the limit the signal is at least as large, with the same sign'
+    want = torch.where(y.abs() < 1, y, torch.where(y > 0, torch.maximum(x, y), torch.minimum(x, y)))
+    _same(got, want, hint)
+    print('check_declip: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #cqt0004
+def check_guided_guess(fn # guided_guess(x0, gradient, sigma, xi) -> x0
+                      ) -> None:
+    "A step against the gradient of the misfit whose root mean square is xi*sigma, for every example of the batch."
+    g = _generator()
+    for sigma, xi in ((.1, .2), (2., .25)):
+        x0, grad = torch.randn(3, 400, generator=g), torch.randn(3, 400, generator=g)*torch.tensor([[1.], [100.], [1e-3]])
+        got = fn(x0, grad, sigma, xi)
+        rms = (got-x0).square().mean(1).sqrt()
+        assert torch.allclose(rms, torch.full((3,), xi*sigma), rtol=1e-3), f'the steps have root mean squares {[round(v, 5) for v in rms.tolist()]} instead of {xi*sigma:g}: divide by that of the gradient, example by example'
+        assert (((got-x0)*grad).sum(1) < 0).all(), 'the step goes up the gradient: the misfit has to fall'
+    print('check_guided_guess: passed')
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #cb4ec09d
 def check_stretch(fn # fn(gaps: list of (begin, end) [s]) -> float, seconds of sound computed
@@ -869,6 +971,36 @@ def check_parse_value(fn # parse_value(kind, text) -> value, or ValueError
         except ValueError: continue
         raise AssertionError(f'{text!r} is no {kind} that an experiment can use, but your function gave {got!r} instead of raising ValueError')
     print('check_parse_value: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #61829c32
+def check_my_seed(fn # my_seed(values, repeat) -> int
+                 ) -> None:
+    "A seed of a cell: within range, different for other cells, the same for another order and in another process."
+    import builtins
+    real = builtins.hash
+    def refuse(x): raise AssertionError('hash() of a text changes with every process: use hashlib')
+    a, b = dict(gap_ms=50., method='ar'), dict(method='ar', gap_ms=50.)
+    assert fn(a, 0) == fn(b, 0), 'the order of the names must not matter: sort them'
+    builtins.hash = refuse
+    try: fn(a, 0)
+    finally: builtins.hash = real
+    cells = [(dict(gap_ms=float(g), method=m), r) for g in range(20) for m in ('ar', 'repaint') for r in range(20)]
+    seeds = [fn(*c) for c in cells]
+    assert all(type(s) is int and 0 <= s < 2**31 for s in seeds), f'a seed must be a whole number from 0 to 2**31-1, got {next(s for s in seeds if type(s) is not int or not 0 <= s < 2**31)!r}'
+    assert len(set(seeds)) == len(seeds), 'two cells, or two repetitions, have the same seed'
+    print('check_my_seed: passed')
+
+# %% ../../nbs/50_experiments/05_exercises.ipynb #2c6c8407
+def check_remaining_s(fn # remaining_s(finished, n_left, workers) -> seconds or None
+                     ) -> None:
+    "The time that a sweep still takes: a median, in whole rounds."
+    assert fn([], 3, 2) is None, 'with nothing finished there is no estimate: None'
+    assert fn([], 0, 2) == 0 and fn([5.], 0, 2) == 0, 'nothing left takes 0 seconds'
+    for args, want, why in [(([60.]*9 + [3600.], 4, 2), 120, 'one run of an hour among ten must not decide'), (([10.], 4, 3), 20, '4 runs on 3 workers take two rounds'),
+                            (([10.], 1, 8), 10, 'seven of the eight workers have nothing to do'), (([10., 20., 30.], 6, 2), 60, 'three rounds of 20 s')]:
+        got = fn(*args)
+        assert got == want, f'{args}: {why}; expected {want} s, got {got}'
+    print('check_remaining_s: passed')
 
 # %% ../../nbs/50_experiments/05_exercises.ipynb #c8e5c442
 def check_parse_span(fn # parse_span(text) -> (start, end), or ValueError
