@@ -61,7 +61,7 @@ def test_a_scheduler_that_goes_away(tmp_path):
     path = grid(tmp_path, range(3))
     file = tmp_path/'scheduler.json'
     python = lambda *argv: subprocess.Popen([sys.executable, '-m', 'distributed.cli.'+argv[0], *argv[1:]], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    scheduler = python('dask_scheduler', '--host', '127.0.0.1', '--port', '0', '--no-dashboard', '--scheduler-file', str(file))
+    p, scheduler = None, python('dask_scheduler', '--host', '127.0.0.1', '--port', '0', '--no-dashboard', '--scheduler-file', str(file))
     worker = None
     try:
         address = until(lambda: file.exists() and file.read_text().strip().endswith('}') and json.loads(file.read_text())['address'])
@@ -72,7 +72,7 @@ def test_a_scheduler_that_goes_away(tmp_path):
         out, err = p.communicate(timeout=90)
     finally:
         (tmp_path/'go').touch()
-        for q in filter(None, (scheduler, worker)): q.kill(); q.wait()
+        for q in filter(None, (scheduler, worker, p)): q.kill(); q.wait()
     assert p.returncode == 1 and 'Traceback' not in err, (p.returncode, err)
     last = err.strip().splitlines()[-1]
     assert last.startswith(f'error: the scheduler at {address} is gone; ') and last.endswith('of 3 runs are done and kept: the same command goes on with the rest'), err
@@ -111,7 +111,9 @@ def test_two_sweeps_on_one_folder(tmp_path):
     notebook(tmp_path, 'time.sleep(.3)')
     argv = [*COMMAND, 'sweep', str(grid(tmp_path, range(5))), '--out', str(tmp_path/'runs'), '--workers', '0']
     two = [subprocess.Popen(argv, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [p.communicate(timeout=120) for p in two]
+    try: said = [p.communicate(timeout=120) for p in two]
+    finally:
+        for p in two: p.kill()
     assert [p.returncode for p in two] == [0, 0], said
     assert count(tmp_path, 'begin') == 5 and count(tmp_path, 'end') == 5
     numbers = [out.split(' run')[0] for out, _ in said]
@@ -122,20 +124,23 @@ def test_two_sweeps_on_one_folder(tmp_path):
 def test_the_same_run_twice_at_once(tmp_path):
     "The second process waits for the first; with wait=False it is told."
     a = notebook(tmp_path, f'while not os.path.exists("{tmp_path}/go"): time.sleep(.05)')
-    got = []
-    first = threading.Thread(target=lambda: got.append(run_notebook(a, out=tmp_path/'runs', progress=False))); first.start()
-    until(lambda: count(tmp_path, 'begin'))
-    nb = experiments.read_notebook(a); values = experiments.run_values(nb); folder = experiments.run_place(nb, a, values, tmp_path/'runs')
-    with pytest.raises(RunBusy, match='another process is doing this run'): run_in_folder(nb, 'a.ipynb', values, folder, progress=False, wait=False)
-    second = threading.Thread(target=lambda: got.append(run_notebook(a, out=tmp_path/'runs', progress=False))); second.start()
-    time.sleep(.5); assert second.is_alive() and count(tmp_path, 'begin') == 1
-    (tmp_path/'go').touch(); first.join(60); second.join(60)
+    got, run = [], lambda: got.append(run_notebook(a, out=tmp_path/'runs', progress=False))
+    first, second = (threading.Thread(target=run, daemon=True) for _ in range(2))
+    try:
+        first.start(); until(lambda: count(tmp_path, 'begin'))
+        nb = experiments.read_notebook(a); values = experiments.run_values(nb); folder = experiments.run_place(nb, a, values, tmp_path/'runs')
+        with pytest.raises(RunBusy, match='another process is doing this run'): run_in_folder(nb, 'a.ipynb', values, folder, progress=False, wait=False)
+        second.start(); time.sleep(.5)
+        assert second.is_alive() and count(tmp_path, 'begin') == 1
+    finally: (tmp_path/'go').touch()
+    first.join(60); second.join(60)
     assert sorted(r.skipped for r in got) == [False, True] and count(tmp_path, 'begin') == 1
 
 def test_a_kernel_that_outlives_its_worker_keeps_the_lock(tmp_path):
     a = notebook(tmp_path, f'open("{tmp_path}/pid", "w").write(str(os.getpid())); time.sleep(60)')
     p = subprocess.Popen([*COMMAND, 'run', str(a), '--out', str(tmp_path/'runs')], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    kernel = int(until(lambda: (tmp_path/'pid').exists() and (tmp_path/'pid').read_text()))
+    try: kernel = int(until(lambda: (tmp_path/'pid').exists() and (tmp_path/'pid').read_text()))
+    except BaseException: p.kill(); raise
     lock, = (tmp_path/'runs'/'a').glob('.*.lock')
     fd = os.open(lock, os.O_RDWR)
     os.kill(kernel, signal.SIGSTOP)                                         # it cannot notice that its parent is gone
@@ -149,10 +154,12 @@ def test_stopped(tmp_path, stop, workers):
     "Ctrl-C as a terminal sends it, to the whole group of processes; SIGTERM as a cluster does, to the command."
     notebook(tmp_path, f'open("{tmp_path}/pid", "w").write(str(os.getpid()))\nif n: time.sleep(60)')
     p = subprocess.Popen([*COMMAND, 'sweep', str(grid(tmp_path, range(3))), '--out', str(tmp_path/'runs'), '--workers', workers], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    until(lambda: count(tmp_path, 'begin') == 2 and count(tmp_path, 'end') == 1 and len(list((tmp_path/'runs').rglob('done'))) == 1)
-    time.sleep(.3)
-    os.killpg(p.pid, stop) if stop == signal.SIGINT else p.send_signal(stop)
-    out, err = p.communicate(timeout=60)
+    try:
+        until(lambda: count(tmp_path, 'begin') == 2 and count(tmp_path, 'end') == 1 and len(list((tmp_path/'runs').rglob('done'))) == 1)
+        time.sleep(.3)
+        os.killpg(p.pid, stop) if stop == signal.SIGINT else p.send_signal(stop)
+        out, err = p.communicate(timeout=60)
+    finally: p.kill()
     assert p.returncode == 130 and 'Traceback' not in err, (p.returncode, err)
     assert err.strip().splitlines()[-1] == 'interrupted: 1 of 3 runs are done and kept: the same command goes on with the rest', err
     kernel = int((tmp_path/'pid').read_text())

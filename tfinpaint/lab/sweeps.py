@@ -319,7 +319,7 @@ def sweep(grid, # path of a grid, its content as a dict, or a Plan
     if not 0 <= workers <= 4*_processors(): raise ValueError(f'workers must be in 0..{4*_processors()} (four for each processor), got {workers}')
     check_size(plan, None if scheduler else workers, force, yes)
     tell(cost(plan, None if scheduler else workers, force)[0])
-    todo, failed, counts, start = plan.todo(force), [], Counter(skipped=0), time.monotonic()
+    todo, failed, counts, took, start = plan.todo(force), [], Counter(skipped=0), [], time.monotonic()
     workers = min(workers, len(todo))
     text, package = _bare(plan.nb), package_hash()
     env = _threads(workers) if workers and not scheduler else {}
@@ -329,14 +329,16 @@ def sweep(grid, # path of a grid, its content as a dict, or a Plan
         elif workers == 0 and not scheduler: answers = _here(todo, submit)
         else:
             client = stack.enter_context(_client(workers, scheduler, patience_s))
-            if scheduler: tell(f'{len(client.nthreads()) or "no"} workers at {scheduler}' + ('' if client.nthreads() else ' yet: waiting for one'))
+            if scheduler:
+                workers = len(client.nthreads())
+                tell(f'{workers or "no"} worker{"s"*(workers != 1)} at {scheduler}' + ('' if workers else ' yet: waiting for one'))
             answers = _on_cluster(todo, submit, client, patience_s)
         try:
-            for cell, answer in answers: _note(cell, answer, counts, failed, len(todo), start, tell)
+            for cell, answer in answers: _note(cell, answer, counts, failed, took, len(todo), max(1, workers), tell)
         except SweepStopped as e: raise SweepStopped(f'{e}; {kept(plan)}') from None
     return SweepResult(plan, counts['done'], len(plan.cells)-len(todo)+counts['skipped'], failed, time.monotonic()-start)
 
-def _note(cell, answer, counts, failed, n, start, tell): # count an answer and say it
+def _note(cell, answer, counts, failed, took, n, workers, tell): # count an answer and say it
     state = answer['state']
     if state in ('full', 'changed'): raise SweepStopped('the disk is full: make room, or choose another --out' if state == 'full' else answer['message'])
     if state == 'busy':
@@ -346,7 +348,9 @@ def _note(cell, answer, counts, failed, n, start, tell): # count an answer and s
     if state == 'failed': failed.append((cell, answer['message']))
     counts[state] += 1
     over = counts['done'] + counts['skipped'] + counts['failed']
-    left = f'; {n-over} to go, about {duration((time.monotonic()-start)*(n-over)/over)}' if n > over else ''
+    if 'seconds' in answer: took.append(answer['seconds'])
+    left = f'; {n-over} to go' if n > over else ''
+    if left and took: left += f', about {duration(statistics.median(took)*math.ceil((n-over)/workers))}'
     tell(f'[{over}/{n}] {cell}: ' + (f'failed: {answer["message"]}' if state == 'failed' else f'{"done in" if state == "done" else "was done, in"} {duration(answer["seconds"])}') + left)
 
 def _appears(path, patience_s=5.): # files of another machine may take a moment
