@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CQTWave', 'wave_windows', 'octave_levels', 'FrequencyMix', 'CQTBlock', 'CQTNet', 'GuidedDenoiser', 'sample_guided',
-           'Lowpass', 'Clipping']
+           'Lowpass', 'Clipping', 'gap_windows', 'cqtdiff_inpaint']
 
 # %% ../../nbs/40_audio/06_cqtdiff.ipynb #92f72b01
 import math
@@ -18,7 +18,7 @@ from ..diffusion.edm import churn_levels, heun_churn
 from ..diffusion.schedule import NoiseSchedule
 from ..diffusion.unet import Attention, ResBlock, fold, time_embedding, unfold
 from ..inpainting.guidance import _dot, _per, _positive, _pull_back
-from ..inpainting.problem import Measurement, _randn
+from ..inpainting.problem import Inpainting, Measurement, _randn
 from ..timefreq.cqt import CQT
 from .datasets import load_tracks, random_windows
 
@@ -301,3 +301,47 @@ class Clipping(Measurement):
         top = y.abs().max().item()
         if top > self.limit*(1+1e-6): raise ValueError(f'y reaches {top:g}, above the limit {self.limit:g}: measure with A(x), or raise the limit')
         if not (y.abs() >= self.limit).any(): raise ValueError(f'nothing is clipped: y stays below the limit {self.limit:g}')
+
+# %% ../../nbs/40_audio/06_cqtdiff.ipynb #d83d7321
+def gap_windows(known_samples: Tensor, # (L,) bool
+                length: int # samples of a window
+               ) -> list: # (start of the window, first missing sample, end of the last gap) for each group of gaps
+    """Windows around gaps, each gap in the middle as far as the ends allow; gaps are joined while they span at most half a window.
+
+    Raises: ValueError for a recording shorter than a window, or a gap longer than half of one.
+    """
+    L = len(known_samples)
+    if L < length: raise ValueError(f'the model needs {length} samples, the recording has {L}: use a longer piece, or another method')
+    step = torch.nn.functional.pad((~known_samples).int(), (1, 1)).diff()
+    groups = []
+    for a, b in zip((step == 1).nonzero()[:, 0].tolist(), (step == -1).nonzero()[:, 0].tolist()):
+        if b-a > length//2: raise ValueError(f'a gap of {b-a} samples is longer than half a window of the model ({length//2}): use another method')
+        if groups and b-groups[-1][0] <= length//2: groups[-1][1] = b
+        else: groups.append([a, b])
+    return [(min(max((a+b-length)//2, 0), L-length), a, b) for a, b in groups]
+
+def cqtdiff_inpaint(wave: Tensor, # (B, L), at the rate of the model
+                    known_samples: Tensor, # (L,) bool, True = known
+                    *, model, # a `Model` whose representation is a `CQTWave`
+                    n_steps: int = 35, # levels; 2*n_steps-1 calls for each group of gaps
+                    xi: float = .25, # strength of the guidance
+                    s_churn: float = 5., # noise added on the way
+                    generator: torch.Generator = None, # source of all noise, on the CPU
+                    progress: bool = False # show a progress bar
+                   ) -> Tensor: # (B, L); known samples are unchanged
+    """Fill gaps in time by a model of waves.
+
+    Shapes: wave and the result (B, L).
+    Raises: ValueError for shapes or lengths that do not fit (see `gap_windows`), or a model of another representation.
+    Source: Moliner et al. 2023.
+    """
+    rep, out = model.rep, wave.clone()
+    if not hasattr(rep, 'cqt'): raise ValueError(f'this method needs a model of waves (kind: cqt), got one of {type(rep).__name__}')
+    if wave.ndim != 2 or known_samples.shape != wave.shape[1:]: raise ValueError(f'expected waves (B, L) and known_samples (L,), got {tuple(wave.shape)} and {tuple(known_samples.shape)}')
+    for start, a, b in gap_windows(known_samples, rep.length):
+        known = known_samples[start:start+rep.length]
+        w = torch.where(known, wave[:, start:start+rep.length], 0.)
+        gain = rep.scale/(w.square().sum(1, keepdim=True)/known.sum()).sqrt().clamp_min(1e-6)
+        x = sample_guided(model.denoiser, model.schedule, Inpainting(known), rep.encode(w*gain), n_steps=n_steps, xi=xi, s_churn=s_churn, generator=generator, progress=progress)
+        out[:, a:b] = torch.where(known_samples[a:b], wave[:, a:b], (rep.decode(x)/gain)[:, a-start:b-start])
+    return out
