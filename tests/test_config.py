@@ -192,3 +192,12 @@ def test_advice_where_memory_is_short(tmp_path):
     with pytest.raises(MemoryError, match='halve training.batch_size .now 4.*network.channels .now 8'): trainer.train_step()
     trainer.forward = broken
     with pytest.raises(RuntimeError, match='mat1'): trainer.train_step()
+
+def test_the_card_of_a_model_that_learned_from_something_else_than_the_registry(tmp_path):
+    from tfinpaint.audio.models import data_source, make_trainer, publish
+    make_trainer(small(training={'n_steps': 2}), tmp_path/'run').fit(progress=False, log=False)
+    card = publish(tmp_path/'run', 'mine', target=tmp_path/'weights')
+    assert 'A diffusion model of computed signals' in card and 'no recording' in card and '`synthetic`' in card
+    assert sorted(p.name for p in (tmp_path/'weights').iterdir()) == ['mine.csv', 'mine.md', 'mine.safetensors']
+    assert data_source('piano_ishizaka')['what'] == 'A diffusion model of solo piano.' and 'BY-NC' in data_source('maestro')['licence']
+    assert data_source('my_take') == dict(credit='recordings of your own', licence='as their owner says', what='A diffusion model of the recordings my_take.')
