@@ -1,11 +1,12 @@
 """How much faster a sweep is on two workers than on one.
 
-    python benchmarks/sweep_scaling.py [--runs 8] [--work-s 4] [--workers 2] [--pairs 3]
+    python benchmarks/sweep_scaling.py [--runs 8] [--work-s 8] [--workers 2] [--pairs 3]
 
 The notebook of the sweep multiplies matrices for --work-s seconds of processor time of one thread; every kernel has one thread, so that
 one worker cannot use two processors. Both sweeps include what a user waits for: the start of the processes, kernels, and the pages.
-They are run in turn, in folders that begin empty; the ratio is the median of the pairs. It means something on a quiet machine only: the
-load before each pair is printed, and what two plain processes with the same work gain over one, which is the most that there is to have.
+They are run in turn, in folders that begin empty; the ratio is the median of the pairs. It means something on a quiet machine only: so the
+load before each pair is printed, and what bare processes with the same work gain, which on a quiet machine is the most there is to have.
+With the defaults it takes about six minutes on two quiet processors.
 """
 import argparse, os, platform, statistics, subprocess, sys, tempfile, time
 os.environ['OMP_NUM_THREADS'] = '1'
@@ -46,7 +47,7 @@ def load(): return ' '.join(f'{x:.1f}' for x in os.getloadavg()) if hasattr(os, 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     p.add_argument('--runs', type=int, default=8)
-    p.add_argument('--work-s', type=float, default=4.)
+    p.add_argument('--work-s', type=float, default=8.)
     p.add_argument('--workers', type=int, default=2)
     p.add_argument('--pairs', type=int, default=3)
     a = p.parse_args()
