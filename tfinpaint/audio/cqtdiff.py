@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CQTWave', 'wave_windows', 'octave_levels', 'FrequencyMix', 'CQTBlock', 'CQTNet', 'GuidedDenoiser', 'sample_guided',
-           'Lowpass', 'Clipping', 'gap_windows', 'cqtdiff_inpaint']
+           'Lowpass', 'Clipping', 'gap_windows', 'cqtdiff_inpaint', 'cqtdiff_tf']
 
 # %% ../../nbs/40_audio/06_cqtdiff.ipynb #92f72b01
 import math
@@ -20,6 +20,8 @@ from ..diffusion.unet import Attention, ResBlock, fold, time_embedding, unfold
 from ..inpainting.guidance import _dot, _per, _positive, _pull_back
 from ..inpainting.problem import Inpainting, Measurement, _randn
 from ..timefreq.cqt import CQT
+from ..timefreq.information import TFMeasurement
+from ..timefreq.stft import STFT
 from .datasets import load_tracks, random_windows
 
 # %% ../../nbs/40_audio/06_cqtdiff.ipynb #26f54727
@@ -345,3 +347,30 @@ def cqtdiff_inpaint(wave: Tensor, # (B, L), at the rate of the model
         x = sample_guided(model.denoiser, model.schedule, Inpainting(known), rep.encode(w*gain), n_steps=n_steps, xi=xi, s_churn=s_churn, generator=generator, progress=progress)
         out[:, a:b] = torch.where(known_samples[a:b], wave[:, a:b], (rep.decode(x)/gain)[:, a-start:b-start])
     return out
+
+# %% ../../nbs/40_audio/06_cqtdiff.ipynb #d2640227
+def cqtdiff_tf(coef: Tensor, # (B, F, N) complex; what it holds where the mask is 0 is not used
+               mask: Tensor, # (F, N) bool, True = known
+               stft: STFT, # of coef
+               length: int, # samples of the wave: those of a window of the model
+               *, model, # a `Model` whose representation is a `CQTWave`
+               n_steps: int = 35, # levels; 2*n_steps-1 calls
+               xi: float = .25, # strength of the guidance
+               s_churn: float = 5., # noise added on the way
+               generator: torch.Generator = None, # source of all noise, on the CPU
+               progress: bool = False # show a progress bar
+              ) -> Tensor: # waves (B, length) with the known coefficients
+    """Fill lost cells of an STFT by a model of waves, consistently: the known coefficients of the answer are those given.
+
+    Shapes: coef (B, F, N), mask (F, N); the result (B, length), float32.
+    Raises: ValueError for a length that is not that of the model's window, a model of another representation, or a mask that does not fit.
+    Source: Moliner et al. 2023, with the projection of `TFMeasurement`.
+    """
+    rep = model.rep
+    if not hasattr(rep, 'cqt'): raise ValueError(f'this method needs a model of waves (kind: cqt), got one of {type(rep).__name__}')
+    if length != rep.length: raise ValueError(f'the model has windows of {rep.length} samples, the wave {length}: cut it into windows')
+    M = TFMeasurement(stft, mask, length)
+    y = M.measure(coef)
+    gain = rep.scale/y.square().mean(1, keepdim=True).sqrt().clamp_min(1e-6)
+    x = sample_guided(model.denoiser, model.schedule, M, rep.encode(y*gain).float(), n_steps=n_steps, xi=xi, s_churn=s_churn, generator=generator, progress=progress)
+    return M.project(rep.decode(x.double())/gain, y).float()
