@@ -145,8 +145,8 @@ def test_a_kernel_that_outlives_its_worker_keeps_the_lock(tmp_path):
     fd = os.open(lock, os.O_RDWR)
     os.kill(kernel, signal.SIGSTOP)                                         # it cannot notice that its parent is gone
     p.kill(); p.wait()
-    assert not experiments._try_lock(fd)
-    os.kill(kernel, signal.SIGKILL)
+    try: assert not experiments._try_lock(fd)
+    finally: os.kill(kernel, signal.SIGKILL)
     until(lambda: experiments._try_lock(fd), 10); os.close(fd)
 
 @pytest.mark.parametrize('stop, workers', [(signal.SIGINT, '1'), (signal.SIGTERM, '0')], ids=['ctrl-c', 'sigterm'])
