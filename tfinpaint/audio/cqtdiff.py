@@ -104,7 +104,7 @@ class CQTBlock(nn.Module):
 
     def forward(self, x, emb): return self.attention(self.mix(self.res(x, emb)))
 
-# %% ../../nbs/40_audio/06_cqtdiff.ipynb #ddc75dab
+# %% ../../nbs/40_audio/06_cqtdiff.ipynb #af90d72c
 class CQTNet(nn.Module):
     """A U-Net `net(x_t, t)` on constant-Q coefficients whose input and output are waves: it predicts the velocity.
 
@@ -136,14 +136,14 @@ class CQTNet(nn.Module):
         self.middle = CQTBlock(w[-1], w[-1], c_time, self.rows*O, True)
         self.head_out = nn.ModuleList(nn.Sequential(nn.GroupNorm(8, c), nn.SiLU(), nn.Conv2d(c, 2*r*f, 3, padding=1)) for c in w)
         for h in self.head_out: nn.init.zeros_(h[2].weight); nn.init.zeros_(h[2].bias)
-        for name, v in (('alpha_bar', schedule.alpha_bar), ('noise', cqt.noise_power.float()), ('power', (10**(_band_levels(level_db or [0.]*(O+2), cqt)/10)).float())):
+        for name, v in (('signal', schedule.alpha_bar.float()), ('share', (1-schedule.alpha_bar).float()), ('noise', cqt.noise_power.float()), ('power', (10**(_band_levels(level_db or [0.]*(O+2), cqt)/10)).float())):
             self.register_buffer(name, v, persistent=False)
 
     def scales(self, t: Tensor # steps (B,)
               ) -> tuple: # three (B, K+2, 1): factor of the input, of the input in the answer, of the network in the answer
         "The preconditioning of EDM, with a deviation of the data for every band."
-        a2, p = self.alpha_bar[t].float()[:, None, None], self.power[:, None]
-        s2, n = (1-self.alpha_bar[t]).float()[:, None, None], self.noise[:, None]
+        a2, p = self.signal[t][:, None, None], self.power[:, None]
+        s2, n = self.share[t][:, None, None], self.noise[:, None]
         total = a2*p + s2
         return (total*n).rsqrt(), (a2*s2).sqrt()*(1-p)/total, -(p/total*n).sqrt()
 
