@@ -7,7 +7,7 @@ from book_reader import split_directives
 ROOT = Path(__file__).parent.parent
 ORDER = ['diffusion', 'inpainting', 'timefreq', 'audio', 'lab', 'cli']
 MODULES = sorted(p for p in (ROOT/'tfinpaint').rglob('*.py') if p.name not in ('__init__.py', '_modidx.py'))
-HEAVY = {'accelerate', 'librosa', 'torchaudio', 'pandas', 'matplotlib', 'tensorboard', 'pyarrow', 'papermill', 'nbconvert', 'torchmetrics'}
+HEAVY = {'dask', 'distributed', 'accelerate', 'librosa', 'torchaudio', 'pandas', 'matplotlib', 'tensorboard', 'pyarrow', 'papermill', 'nbconvert', 'torchmetrics'}
 by_path = pytest.mark.parametrize('path', MODULES, ids=lambda p: p.relative_to(ROOT/'tfinpaint').as_posix())
 
 def imports(tree, package=''):
