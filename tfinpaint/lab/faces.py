@@ -239,10 +239,10 @@ def run_unit(u: Unit, # what to do
              lpips: Callable = None # of `lpips_metric`
             ) -> tuple: # rows, pixels (n, C, H, W) uint8
     "Restore, round to pixels as a file would, and score."
-    x, known, start = pictures[u.split][u.first:u.first+u.n], picture_masks(u.mask, u.split, u.first, u.n), time.perf_counter()
+    x, known, start = pictures[u.split][u.first:u.first+u.n], picture_masks(u.mask, u.split, u.first, u.n), (clock := time.process_time if model.device.type == 'cpu' else time.perf_counter)()
     g = _generator('noise', u.mask, u.split, u.first, u.n, u.seed) # the same for every setting: paired noise
     y, calls, backward = restore_pictures(u.setting, model, x.to(model.device), known.to(model.device), g)
-    seconds, pixels = time.perf_counter()-start, model.rep.decode(y.cpu())
+    pixels, seconds = model.rep.decode(y.cpu()), clock()-start # on a CPU its own seconds: other programs do not count
     if not torch.equal(torch.where(known, model.rep.encode(pixels), 0.), torch.where(known, x, 0.)): raise RuntimeError(f'{u.setting} changed known pixels ({u.mask}, pictures {u.first}..)')
     values = score(x, model.rep.encode(pixels), known, lpips)
     return [dict(setting=str(u.setting), mask=u.mask, split=u.split, image=u.first+i, seed=u.seed, calls=calls, backward=backward, seconds=seconds/u.n,
