@@ -45,6 +45,7 @@ class Task:
     progress: bool = False # show progress bars
     plain: bool = True # the hole consists of gaps in time alone
     sure: Tensor = None # (L,) bool, known samples that no box, band or mask touches; default `samples`
+    floor_db: float = 20. # known cells around a box are trusted down to so far below the signal [dB], up to 100
 
     def __post_init__(self):
         if self.sure is None: self.sure = self.samples
@@ -74,11 +75,11 @@ def synthesise(task: Task, # what is known
     "Sound with these magnitudes in the hole and everything known kept."
     from scipy.ndimage import distance_transform_edt
     gaps, L = not task.samples.all(), task.wave.shape[-1]
-    if not gaps: return exact_griffin_lim(task.stft, magnitude, task.exact_coef, task.cells, L)
+    if not gaps: return exact_griffin_lim(task.stft, magnitude, task.exact_coef, task.cells, L, floor_db=task.floor_db)
     start = ar_fill(task) if gaps and task.plain else task.stft.synthesis(task.coef, L)
     wave = griffin_lim(task.stft, magnitude, task.coef, task.cells, L, n_iter=n_iter, init=start, known_wave=task.wave, known_samples=task.sure,
                        generator=task.generator)
-    if not task.plain: wave = exact_griffin_lim(task.stft, magnitude, task.exact_coef, task.cells, L, n_iter=10, init=wave)
+    if not task.plain: wave = exact_griffin_lim(task.stft, magnitude, task.exact_coef, task.cells, L, n_iter=10, init=wave, floor_db=task.floor_db)
     depth = torch.from_numpy(distance_transform_edt(~task.sure.numpy())).float()/(FADE_S*task.rep.sr) # 0 at known samples
     fade = torch.sin(depth.clamp(max=1)*math.pi/2)**2
     return torch.where(task.sure, task.wave, fade*wave + (1-fade)*start)
@@ -87,7 +88,7 @@ def exactly(task: Task, # what is known
             wave: Tensor # (C, L), of some method
            ) -> Tensor: # (C, L)
     "The wave nearest to `wave` that has the known coefficients."
-    return keep_cells(task.stft, task.exact_coef, task.cells, wave.shape[-1])(wave).to(task.wave)
+    return keep_cells(task.stft, task.exact_coef, task.cells, wave.shape[-1], floor_db=task.floor_db)(wave).to(task.wave)
 
 # %% ../../nbs/40_audio/05_restore.ipynb #b34e3bae
 def two_step_fill(task: Task) -> Tensor: # (C, L)
@@ -218,7 +219,7 @@ def restore_stretch(wave: Tensor, # (C, L) float32 at `sr`
                     method: str, # a key of METHODS
                     model: Model, # trained model, or None
                     seed: int = 0, # of the noise, the same for every channel
-                    **settings # n_steps, jump_length, jump_n_sample, n_mean, progress of Task
+                    **settings # n_steps, jump_length, jump_n_sample, n_mean, floor_db, progress of Task
                    ) -> tuple[Tensor, Tensor]: # restored (C, L) and (L,) bool: samples that changed
     "Restore one stretch that fits in memory: resample, run the method on each channel, put back only what was missing."
     rep, L = model.rep if model else LogMagnitude(), wave.shape[1]
@@ -322,7 +323,7 @@ def prepare(method: str, model, device: str = 'auto'): # a Model, or None for a 
     if method not in METHODS: raise ValueError(f'unknown method {method!r}: choose {", ".join(METHODS)}')
     if method != 'repaint': return None
     model = model if isinstance(model, Model) else load_model(model, device)
-    if not isinstance(model.rep, LogMagnitude): raise ValueError(f'{model.name} is a model of pictures, not of sound: see `tfinpaint models`')
+    if not isinstance(model.rep, LogMagnitude): raise ValueError(f'{model.name} is no model of spectrograms of sound, which `repaint` needs: see `tfinpaint models`')
     return model
 
 def check_cells(mask: Tensor, shape: tuple) -> Tensor: # (F, N) bool
@@ -354,7 +355,7 @@ def restore(wave, # (L,) or (C, L) sound: array or tensor, -1..1
             model = 'piano_16k', # name, path of weights, or a Model
             device: str = 'auto', # 'auto', 'cpu', 'cuda' or 'mps'
             seed: int = 0, # of all noise
-            **settings # n_steps, jump_length, jump_n_sample, n_mean, progress
+            **settings # n_steps, jump_length, jump_n_sample, n_mean, floor_db, progress
            ) -> Tensor: # sound of the shape of `wave`; known samples are unchanged
     """Fill the holes of a sound with any method.
 
@@ -412,7 +413,7 @@ def restore_file(src: Path, # sound file to restore
                  model = 'piano_16k', # name, path of weights, or a Model
                  device: str = 'auto', # 'auto', 'cpu', 'cuda' or 'mps'
                  seed: int = 0, # of all noise
-                 **settings # n_steps, jump_length, jump_n_sample, n_mean, progress
+                 **settings # n_steps, jump_length, jump_n_sample, n_mean, floor_db, progress
                 ) -> dict: # what was done: stretches, seconds of sound, clipped samples
     """Restore a file of any length, rate, channel count and sample format; memory does not grow with its length.
 
