@@ -188,7 +188,11 @@ def cost(plan: Plan, workers: Optional[int] = 1, # processes; None: those of a c
     seconds = known[0]*todo/max(1, min(workers or 1, todo))
     return text + f'; about {duration(seconds)} with {max(1, workers or 1)} worker{"s"*((workers or 1) > 1)}, at {duration(known[0])} a run (median of {known[1]})', seconds
 
-def check_size(plan, workers, force, yes): # a huge sweep is only begun by someone who knows
+def check_size(plan, # a Plan
+               workers: int, # how many runs go on at once
+               force: bool, # finished runs too
+               yes: bool): # begin it whatever its size
+    "A huge sweep is only begun by someone who knows: more than 1000 runs or a day raise ValueError unless `yes`."
     text, seconds = cost(plan, workers, force)
     if not yes and (len(plan.todo(force)) > 1000 or (seconds or 0) > 86400): raise ValueError(f'{text}: that is much; --yes begins it, --preset smoke tries it out')
 
