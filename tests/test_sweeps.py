@@ -152,13 +152,13 @@ def test_a_kernel_that_outlives_its_worker_keeps_the_lock(tmp_path):
 @pytest.mark.parametrize('stop, workers', [(signal.SIGINT, '1'), (signal.SIGTERM, '0')], ids=['ctrl-c', 'sigterm'])
 def test_stopped(tmp_path, stop, workers):
     "Ctrl-C as a terminal sends it, to the whole group of processes; SIGTERM as a cluster does, to the command."
-    notebook(tmp_path, f'open("{tmp_path}/pid", "w").write(str(os.getpid()))\nif n: time.sleep(60)')
+    notebook(tmp_path, f'open("{tmp_path}/pid", "w").write(str(os.getpid()))\nif n: time.sleep(200)')
     p = subprocess.Popen([*COMMAND, 'sweep', str(grid(tmp_path, range(3))), '--out', str(tmp_path/'runs'), '--workers', workers], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         until(lambda: count(tmp_path, 'begin') == 2 and count(tmp_path, 'end') == 1 and len(list((tmp_path/'runs').rglob('done'))) == 1)
         time.sleep(.3)
         os.killpg(p.pid, stop) if stop == signal.SIGINT else p.send_signal(stop)
-        out, err = p.communicate(timeout=60)
+        out, err = p.communicate(timeout=120)
     finally: p.kill()
     assert p.returncode == 130 and 'Traceback' not in err, (p.returncode, err)
     assert err.strip().splitlines()[-1] == 'interrupted: 1 of 3 runs are done and kept: the same command goes on with the rest', err

@@ -85,14 +85,15 @@ def restore(src: Path = typer.Argument(..., metavar='IN', help='Sound file: WAV,
             seed: int = typer.Option(0, help='Of the noise: another seed, another restoration.'),
             steps: int = typer.Option(50, min=1, help='Diffusion steps.'),
             jump_length: int = typer.Option(5, min=1, help='Steps that RePaint goes back in one jump.'),
-            jump_n_sample: int = typer.Option(5, min=1, help='How often RePaint visits every stretch; 1 = no jumps.')):
+            jump_n_sample: int = typer.Option(5, min=1, help='How often RePaint visits every stretch; 1 = no jumps.'),
+            floor_db: float = typer.Option(20., min=1, max=100, help='How far the cells around a band or box are trusted [dB]; 70 where they are known to be right.')):
     "Fill the holes of a sound file; keep the rest."
     from tfinpaint.timefreq.tfmasks import parse_band, parse_box, parse_gap
     from tfinpaint.audio.restore import restore_file
     holes = [*map(parse_gap, gap), *map(parse_band, band), *map(parse_box, box)]
     with _interruptible(lambda: f'{dst} was not written'):
         done = restore_file(src, dst, holes, mask, method, model, device, seed, n_steps=steps, jump_length=jump_length,
-                            jump_n_sample=jump_n_sample, progress=sys.stderr.isatty())
+                            jump_n_sample=jump_n_sample, floor_db=floor_db, progress=sys.stderr.isatty())
     typer.echo(f'{dst}: restored by {method}, {done["stretches"]} stretch{"es"*(done["stretches"] != 1)}, {done["seconds"]:.1f} s of sound looked at'
                + (f'; {done["clipped"]} samples clipped at full scale' if done['clipped'] else ''))
 

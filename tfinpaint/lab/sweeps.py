@@ -10,7 +10,7 @@ __all__ = ['MOST_CELLS', 'FORMAT', 'read_grid', 'condition', 'cell_seed', 'Cell'
 # %% ../../nbs/50_experiments/09_sweeps.ipynb #58e76c05
 import ast, functools, hashlib, json, logging, math, os, re, statistics, time
 from collections import Counter, deque
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -275,12 +275,19 @@ def _client(workers, scheduler, patience_s): # of an embedded cluster, or of one
             try: client = distributed.Client(scheduler, timeout=patience_s, set_as_default=False)
             except (OSError, TimeoutError, asyncio.TimeoutError): raise ConnectionError(f'no scheduler answers at {scheduler}: start one with `dask scheduler`, or leave --scheduler out') from None
         else:
+            stack.callback(_end_workers) # last of all
             cluster = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, host='127.0.0.1', memory_limit=0,
                                                dashboard_address='127.0.0.1:0', scheduler_kwargs={'dashboard': False}, silence_logs=logging.CRITICAL+1)
             stack.callback(cluster.close, timeout=10)
             client = distributed.Client(cluster, set_as_default=False)
         stack.callback(client.close, timeout=2)
         yield client
+
+def _end_workers(): # those of this process that are left, with their kernels
+    import psutil
+    for p in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any(w in ' '.join(p.cmdline()) for w in ('spawn_main', 'ipykernel_launcher')): p.kill()
 
 def _threads(workers): # environment of a kernel: its share of the processors
     share = max(1, _processors()//workers)
