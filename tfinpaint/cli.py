@@ -188,7 +188,7 @@ def _list(name, text): # '[1, 2, 2]'
     return value
 
 @app.command()
-def train(config: str = typer.Argument(..., help='Config file (YAML), or the name of a shipped one: piano_16k, speech_16k, synthetic_16k, faces_64, photos_64; piano_16k_gpu, speech_16k_gpu.'),
+def train(config: str = typer.Argument(..., help='Config file (YAML), or the name of a shipped one: piano_16k, speech_16k, synthetic_16k, cqt_piano_16k, faces_64, photos_64; piano_16k_gpu, speech_16k_gpu.'),
           out: Path = typer.Option(Path('runs/train'), help='Folder of checkpoints and logs.'),
           minutes: Optional[float] = typer.Option(None, help='Stop after so many minutes.'),
           steps: Optional[int] = typer.Option(None, min=1, help='Stop at this step (the same as -p training.n_steps).'),

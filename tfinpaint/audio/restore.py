@@ -76,7 +76,7 @@ def synthesise(task: Task, # what is known
     from scipy.ndimage import distance_transform_edt
     gaps, L = not task.samples.all(), task.wave.shape[-1]
     if not gaps: return exact_griffin_lim(task.stft, magnitude, task.exact_coef, task.cells, L, floor_db=task.floor_db)
-    start = ar_fill(task) if gaps and task.plain else task.stft.synthesis(task.coef, L)
+    start = ar_fill(task) if task.plain else task.stft.synthesis(task.coef, L)
     wave = griffin_lim(task.stft, magnitude, task.coef, task.cells, L, n_iter=n_iter, init=start, known_wave=task.wave, known_samples=task.sure,
                        generator=task.generator)
     if not task.plain: wave = exact_griffin_lim(task.stft, magnitude, task.exact_coef, task.cells, L, n_iter=10, init=wave, floor_db=task.floor_db)

@@ -331,7 +331,7 @@ def keep_cells(stft: STFT, # the frame
                length: int, # samples of the waves L
                *, floor_db: float = 70., # the known coefficients are trusted down to so far below the signal [dB], up to 100
                memory_gb: float = .5 # above this: conjugate gradients, each time
-              ): # function of a wave (B, L): the nearest wave with the known coefficients (B, L), float64
+              ): # function of a wave (B, L): the nearest wave with the known coefficients (B, L), float64; its `factored` says whether it is fast
     """What gives any wave the known coefficients and moves it no further than needed; the factors are made once.
 
     Raises: TypeError or ValueError for a mask or coefficients that do not fit, values that are not finite, a floor outside 0..100 dB.
@@ -344,4 +344,5 @@ def keep_cells(stft: STFT, # the frame
     def nearest(x):
         rest = known - stft.analysis(x.double())
         return x.double() + (_least_norm(gram, rest, factors, 2) if small else _by_gradients(gram, rest, floor=floor))
+    nearest.factored = small
     return nearest

@@ -216,8 +216,7 @@ def exact_griffin_lim(stft: STFT, # frame
     _check_phase_problem(stft, magnitude, known, mask, length, init, None, None)
     a, k = magnitude.double(), torch.where(mask, known, 0).to(torch.complex128)
     nearest, start = keep_cells(stft, k, mask, length, floor_db=floor_db, memory_gb=memory_gb), None if init is None else init.double()
-    partial = int((mask.any(0) & ~mask.all(0)).sum()) # frames that couple samples
-    if 32*(partial*stft.hop_length + 2*stft.win_length)*stft.win_length > memory_gb*1e9:
+    if not nearest.factored:
         x, n_iter = griffin_lim(stft, a, k, mask, length, init=stft.synthesis(k, length) if start is None else start), 0
     else: x = a.new_zeros(len(a), length) if start is None else start
     x = nearest(x)
